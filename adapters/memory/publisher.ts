@@ -1,0 +1,33 @@
+import type { OutgoingMessage, PublishResult } from "../../src/spi.ts";
+import type { MemoryConnection } from "./connection.ts";
+import { copyMessage } from "./mapping.ts";
+
+/** Stores a batch. The whole of it is one step, as with a server that answers once per request. */
+export async function publishBatch(
+  connection: MemoryConnection,
+  batch: readonly OutgoingMessage[],
+): Promise<readonly PublishResult[]> {
+  const performed = await connection.perform("publish", () =>
+    batch.map((outgoing) => store(connection, outgoing)),
+  );
+  if (performed.kind === "failed") return batch.map(() => ({ status: "rejected", error: performed.error }));
+  if (performed.kind === "unanswered")
+    return batch.map(() => ({ status: "unknown", error: performed.error }));
+  return performed.value;
+}
+
+function store(connection: MemoryConnection, outgoing: OutgoingMessage): PublishResult {
+  const { broker, context } = connection;
+  const { destination, durability } = outgoing;
+  const topic = connection.nameOf(destination.topic);
+  const message = copyMessage(outgoing.message);
+  if (destination.group === undefined) {
+    const fresh = broker.publish(topic, message, context.runtime.monotonic());
+    return { status: "accepted", durability, duplicate: !fresh };
+  }
+  broker.declareGroup(topic, destination.group);
+  const queue = broker.group(topic, destination.group);
+  if (destination.dead === true) broker.bury(topic, queue, message);
+  else broker.add(queue, message);
+  return { status: "accepted", durability };
+}

@@ -1,0 +1,116 @@
+/** `createBus`: checks its options and puts a bus together. */
+import type { DatabaseSync } from "node:sqlite";
+import type { Adapter } from "./adapter.ts";
+import { adapterFromUrl } from "./backends.ts";
+import type { Bus } from "./bus.ts";
+import { type Runtime, nodeRuntime } from "./clock.ts";
+import { type Duration, show, toMs } from "./duration.ts";
+import { ConfigurationError } from "./errors.ts";
+import { type EventListener, type Logger, createEmitter, logEvents, warnOnce } from "./events.ts";
+import { checkPrefix } from "./names.ts";
+import { checkBoolean, checkFunction, checkInteger, checkKeys, checkString } from "./options.ts";
+import { PostriderBus } from "./postrider-bus.ts";
+import type { Store } from "./store.ts";
+
+export interface BusOptions<Tx = unknown, Handle = unknown> {
+  /**
+   * The broker: an adapter such as `rabbitmq({ … })`, or a URL: `amqp://…`, `amqps://…`, `kafka://…`, `redis://…`,
+   * `rediss://…`, `sqlite:./app.db`, `memory:`. Default: `sqlite:./.postrider/bus.db`, an embedded broker and store that
+   * needs no server.
+   */
+  readonly adapter?: Adapter | string | undefined;
+  /** The database of outbox, inbox and idempotency. Default: the adapter's own, where it has one (SQLite). */
+  readonly store?: Store<Tx, Handle> | undefined;
+  /** CloudEvents source of what this service sends. Default `"postrider"`. */
+  readonly source?: string | undefined;
+  /** Pino-shaped; `console` works too. Default: silent, warnings go once each to `process.emitWarning`. */
+  readonly logger?: Logger | undefined;
+  /** Gets every event. One that throws is ignored. */
+  readonly onEvent?: EventListener | undefined;
+  /** In front of every name on the broker, such as `"staging."`. */
+  readonly prefix?: string | undefined;
+  /** `true`: `publish` outside `outbox(tx)` rejects, so that no message silently bypasses the outbox. Default `false`. */
+  readonly outboxOnly?: boolean | undefined;
+  /** Longest wait for the first connection, retries included. Default `"10s"`. */
+  readonly connectTimeout?: Duration | undefined;
+  /** Longest wait for a confirmation, retries included. Default `"30s"`. */
+  readonly publishTimeout?: Duration | undefined;
+  /** How long `close` lets handlers finish. Default `"20s"`. */
+  readonly drainTimeout?: Duration | undefined;
+  /** Largest payload in bytes, at most what the adapter takes. Default 1 MiB. */
+  readonly maxBytes?: number | undefined;
+  /** How long the inbox remembers a message; longer than retries and redrives take. Default `"7d"`. */
+  readonly inboxRetention?: Duration | undefined;
+  /** Time, timers, randomness and ids; for tests. */
+  readonly runtime?: Runtime | undefined;
+}
+
+const knownOptions = [
+  "adapter",
+  "store",
+  "source",
+  "logger",
+  "onEvent",
+  "prefix",
+  "outboxOnly",
+  "connectTimeout",
+  "publishTimeout",
+  "drainTimeout",
+  "maxBytes",
+  "inboxRetention",
+  "runtime",
+] as const satisfies readonly (keyof BusOptions)[];
+
+/**
+ * Makes a bus. Synchronous: it connects on first use, or on `await bus.connect()`. Throws `ConfigurationError`
+ * (`ERR_CONFIG`) on an unknown or wrong option, naming it.
+ *
+ * @example
+ * await using bus = createBus({ adapter: rabbitmq({ url: "amqp://localhost" }), store: postgres({ pool }), source: "shop" });
+ * @example
+ * await using bus = createBus(); // embedded: broker, outbox and inbox in ./.postrider/bus.db
+ */
+export function createBus<Tx = DatabaseSync, Handle = DatabaseSync>(
+  options: BusOptions<Tx, Handle> = {},
+): Bus<Tx, Handle> {
+  checkKeys("createBus", options, knownOptions);
+  if (options.onEvent !== undefined) checkFunction("onEvent", options.onEvent);
+  const prefix = options.prefix ?? "";
+  checkPrefix(prefix);
+  const adapter = checkAdapter(options.adapter ?? "sqlite:./.postrider/bus.db");
+  const runtime = options.runtime ?? nodeRuntime;
+  const listeners = [
+    ...(options.onEvent === undefined ? [] : [options.onEvent]),
+    options.logger === undefined ? warnOnce() : logEvents(options.logger),
+  ];
+  const maxBytes = checkInteger("maxBytes", options.maxBytes ?? 1_048_576, 1, 1_073_741_824);
+  return new PostriderBus({
+    adapter,
+    store: options.store ?? adapter.store,
+    runtime,
+    emit: createEmitter(listeners),
+    logger: options.logger,
+    prefix,
+    outboxOnly: checkBoolean("outboxOnly", options.outboxOnly ?? false),
+    envelope: {
+      runtime,
+      source: checkString("source", options.source ?? "postrider", 255),
+      maxBytes: Math.min(maxBytes, adapter.capabilities.maxBytes),
+    },
+    connectTimeoutMs: toMs(options.connectTimeout ?? "10s", "connectTimeout"),
+    publishTimeoutMs: toMs(options.publishTimeout ?? "30s", "publishTimeout", { min: 1 }),
+    drainTimeoutMs: toMs(options.drainTimeout ?? "20s", "drainTimeout"),
+    inboxRetentionMs: toMs(options.inboxRetention ?? "7d", "inboxRetention", { min: 60_000 }),
+  }) as Bus<Tx, Handle>;
+}
+
+function checkAdapter(adapter: Adapter | string): Adapter {
+  if (typeof adapter === "string") return adapterFromUrl(adapter);
+  if (typeof adapter !== "object" || adapter === null || typeof adapter.publish !== "function") {
+    throw new ConfigurationError(
+      "ERR_CONFIG",
+      `adapter must be an adapter such as rabbitmq({ … }) or a URL such as "amqp://localhost", got ${show(adapter)}`,
+    );
+  }
+  return adapter;
+}

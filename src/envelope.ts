@@ -1,0 +1,208 @@
+/** Message to wire form and back: the only place that knows attribute names, header names and codec together. */
+import type { Runtime } from "./clock.ts";
+import { show } from "./duration.ts";
+import { CodecError } from "./errors.ts";
+import { type Headers, checkHeaders, header, headerCount, headerMap, traceHeaders } from "./headers.ts";
+import type { Message, WireMessage } from "./message.ts";
+import { validate } from "./schema.ts";
+import type { Topic } from "./topic.ts";
+
+/** What a sender may say about one message. */
+export interface EnvelopeOptions {
+  readonly id?: string | undefined;
+  readonly key?: string | undefined;
+  readonly headers?: Readonly<Record<string, string>> | undefined;
+  readonly idempotencyKey?: string | undefined;
+  readonly correlationId?: string | undefined;
+  readonly causationId?: string | undefined;
+}
+
+/** What the envelope takes from its bus. */
+export interface EnvelopeContext {
+  readonly runtime: Runtime;
+  /** CloudEvents source. */
+  readonly source: string;
+  /** Largest body in bytes. */
+  readonly maxBytes: number;
+}
+
+const idLimit = 255;
+const keyLimit = 512;
+
+/**
+ * The wire form of one payload. Everything is copied before this returns, also when the schema validates
+ * asynchronously: what the caller changes afterwards changes nothing. Throws `CodecError`.
+ */
+export function encode(
+  topic: Topic,
+  payload: unknown,
+  options: EnvelopeOptions,
+  context: EnvelopeContext,
+): WireMessage | Promise<WireMessage> {
+  const headers = checkHeaders(options.headers);
+  const body = encodeBody(topic, payload, context.maxBytes);
+  const finish = (valid: unknown): WireMessage => {
+    const key = checkKey(options.key ?? topic.key?.(valid as never));
+    return {
+      attributes: attributesOf(topic, key, headers, options, context),
+      headers: ownHeaders(headers),
+      key,
+      body,
+    };
+  };
+  const result = validate(topic.name, topic.schema, payload);
+  if (!(result instanceof Promise)) return finish(result);
+  // An asynchronous validator would read what the caller changes meanwhile: it runs again, on a copy made now.
+  result.catch(() => undefined);
+  return Promise.resolve(validate(topic.name, topic.schema, structuredClone(payload))).then(finish);
+}
+
+function encodeBody(topic: Topic, payload: unknown, maxBytes: number): Uint8Array {
+  const body = topic.codec.encode(payload);
+  if (body.byteLength > maxBytes) {
+    const [size, limit] = [body.byteLength, maxBytes].map((n) => n.toLocaleString("en-US"));
+    throw new CodecError(
+      "ERR_TOO_LARGE",
+      `payload for topic "${topic.name}" is ${size} > ${limit} bytes; store it elsewhere and send a reference (claim check)`,
+    );
+  }
+  return body;
+}
+
+function attributesOf(
+  topic: Topic,
+  key: string | undefined,
+  headers: Headers,
+  options: EnvelopeOptions,
+  { runtime, source }: EnvelopeContext,
+): Headers {
+  const attributes = headerMap([
+    ["specversion", "1.0"],
+    ["id", options.id === undefined ? runtime.newId() : checkId("id", options.id)],
+    ["source", source],
+    ["type", topic.name],
+    ["time", new Date(runtime.now()).toISOString()],
+    ["datacontenttype", topic.codec.contentType],
+  ]);
+  if (key !== undefined) attributes["partitionkey"] = key;
+  for (const [attribute, option] of idAttributes) {
+    const value = options[option];
+    if (value !== undefined) attributes[attribute] = checkId(option, value);
+  }
+  for (const name of traceHeaders) {
+    const value = headers[name];
+    if (value !== undefined) attributes[name] = value;
+  }
+  return attributes;
+}
+
+const idAttributes = [
+  ["idempotencykey", "idempotencyKey"],
+  ["correlationid", "correlationId"],
+  ["causationid", "causationId"],
+] as const;
+
+function ownHeaders(headers: Headers): Headers {
+  const map = headerMap(headers);
+  for (const name of traceHeaders) delete map[name];
+  return map;
+}
+
+function checkId(what: string, value: unknown): string {
+  if (typeof value !== "string" || value.length === 0 || value.length > idLimit || !isText(value)) {
+    throw new CodecError(
+      "ERR_ID",
+      `${what} must be well-formed text of 1..${idLimit} characters, got ${show(value)}`,
+    );
+  }
+  return value;
+}
+
+function checkKey(value: unknown): string | undefined {
+  if (value === undefined) return undefined;
+  if (typeof value !== "string" || value.length === 0 || value.length > keyLimit || !isText(value)) {
+    throw new CodecError(
+      "ERR_ID",
+      `key must be well-formed text of 1..${keyLimit} characters, got ${show(value)}`,
+    );
+  }
+  return value;
+}
+
+function isText(value: string): boolean {
+  // oxlint-disable-next-line no-control-regex -- control characters are what is refused
+  return value.isWellFormed() && !/[\u0000-\u001f\u007f]/u.test(value);
+}
+
+/** Attributes shown as fields of `Message`; the others are in `message.attributes`. */
+const shownAttributes = new Set([
+  "specversion",
+  "id",
+  "source",
+  "type",
+  "time",
+  "datacontenttype",
+  "partitionkey",
+  ...idAttributes.map(([attribute]) => attribute),
+  ...traceHeaders,
+]);
+
+/** A message without its payload: everything that can be said of it before it is decoded. */
+export function describe(
+  topic: string,
+  position: string,
+  wire: WireMessage,
+  now: number,
+): Omit<Message, "payload"> {
+  const { attributes } = wire;
+  const sent = Date.parse(attributes["time"] ?? "");
+  return {
+    id: idOf(topic, position, wire),
+    topic,
+    key: attributes["partitionkey"] ?? wire.key,
+    headers: shownHeaders(wire),
+    source: attributes["source"] ?? "",
+    time: new Date(Number.isNaN(sent) ? now : sent),
+    contentType: attributes["datacontenttype"],
+    idempotencyKey: attributes["idempotencykey"],
+    correlationId: attributes["correlationid"],
+    causationId: attributes["causationid"],
+    redrives: headerCount(wire.headers, header.redrives),
+    attributes: headerMap(Object.entries(attributes).filter(([name]) => !shownAttributes.has(name))),
+  };
+}
+
+/** The message's own id, or for a foreign message one derived from where it was first read, so that it stays the same. */
+export function idOf(topic: string, position: string, wire: WireMessage): string {
+  const own = wire.attributes["id"];
+  if (own !== undefined && own !== "") return own.slice(0, idLimit);
+  return `${topic}:${wire.headers[header.position] ?? position}`.slice(0, idLimit);
+}
+
+function shownHeaders(wire: WireMessage): Headers {
+  const map = headerMap();
+  for (const [name, value] of Object.entries(wire.headers)) if (!name.startsWith("pr-")) map[name] = value;
+  for (const name of traceHeaders) {
+    const value = wire.attributes[name];
+    if (value !== undefined) map[name] = value;
+  }
+  return map;
+}
+
+/** The payload a handler sees: decoded, then validated. Throws `CodecError`. */
+export async function decodePayload(topic: Topic, wire: WireMessage): Promise<unknown> {
+  let payload: unknown = null;
+  if (wire.body !== null) {
+    try {
+      payload = topic.codec.decode(wire.body);
+    } catch (cause) {
+      if (cause instanceof CodecError) throw cause;
+      throw new CodecError(
+        "ERR_DECODE",
+        `body of topic "${topic.name}" cannot be decoded: ${String(cause)}`,
+        { cause },
+      );
+    }
+  }
+  return validate(topic.name, topic.schema, payload);
+}

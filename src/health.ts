@@ -1,0 +1,34 @@
+/** What is up and what is not, from cached state: asking costs nothing and never waits. */
+
+export interface HealthCheck {
+  readonly status: "up" | "down";
+  readonly error?: string | undefined;
+  /** Whether it makes the bus not ready. */
+  readonly critical: boolean;
+}
+
+export interface Health {
+  /** `up`: all checks are. `degraded`: only checks that are not critical are down. */
+  readonly status: "up" | "degraded" | "down";
+  /** The process is worth keeping; `false` only after `close`. For `/livez`. */
+  readonly live: boolean;
+  /** Connected, consuming and not closing. For `/readyz`. */
+  readonly ready: boolean;
+  /** `adapter`, `store`, `relay` and `consumer <topic>--<group>`. */
+  readonly checks: Readonly<Record<string, HealthCheck>>;
+}
+
+/** One check from what a part says of itself. */
+export function check(up: boolean, error: Error | undefined, critical: boolean): HealthCheck {
+  return { status: up ? "up" : "down", critical, ...(error === undefined ? {} : { error: error.message }) };
+}
+
+export function summarize(
+  checks: Readonly<Record<string, HealthCheck>>,
+  open: "open" | "closing" | "closed",
+): Health {
+  const down = Object.values(checks).filter(({ status }) => status === "down");
+  const criticalDown = down.some(({ critical }) => critical);
+  const status = criticalDown || open === "closed" ? "down" : down.length > 0 ? "degraded" : "up";
+  return { status, live: open !== "closed", ready: open === "open" && !criticalDown, checks };
+}

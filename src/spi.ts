@@ -1,0 +1,70 @@
+/**
+ * The second door, for adapters and stores: the ports, the errors, and the small helpers they share. Not covered by the
+ * promise that the first door (`postrider`) makes before 1.0.
+ */
+export type {
+  Adapter,
+  AdapterContext,
+  DeadLetterCursor,
+  DeliverySink,
+  Destination,
+  GroupSpec,
+  OutgoingMessage,
+  PublishLimits,
+  PublishResult,
+  RawDelivery,
+  SettleResult,
+  StoredDeadLetter,
+  SubscribeSpec,
+  Subscription,
+  TopicSpec,
+  Topology,
+} from "./adapter.ts";
+export type { Capabilities, Durability } from "./capabilities.ts";
+export type { Cancel, Runtime } from "./clock.ts";
+export type { AdapterEvent, BusEvent } from "./events.ts";
+export type { HeaderPatch, Headers } from "./headers.ts";
+export type { WireMessage } from "./message.ts";
+export type { Names } from "./names.ts";
+export type {
+  FetchSpec,
+  InboxAnswer,
+  InboxClaim,
+  InboxKey,
+  InboxOutcome,
+  InboxStore,
+  MigrationReport,
+  OutboxEntry,
+  OutboxPage,
+  OutboxRow,
+  OutboxStore,
+  RelayLease,
+  Store,
+  StoreContext,
+} from "./store.ts";
+export { formatDuration, toMs } from "./duration.ts";
+export type { Duration } from "./duration.ts";
+export { idOf } from "./envelope.ts";
+export {
+  ConfigurationError,
+  LifecycleError,
+  MessagingError,
+  PublishError,
+  SettleError,
+  StoreError,
+  TransportError,
+} from "./errors.ts";
+export type { ErrorCode } from "./errors.ts";
+export { header, headerCount, headerMap, headerTime, patchHeaders } from "./headers.ts";
+export { loadPeer } from "./peer.ts";
+export {
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkKeys,
+  checkOneOf,
+  checkString,
+  redactUrl,
+} from "./options.ts";
+export { jittered, retryLoop } from "./retry/loop.ts";
+export { orderKey } from "./store.ts";

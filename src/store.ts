@@ -1,0 +1,157 @@
+/**
+ * The store port: outbox, inbox and idempotency in the user's own database. A store runs statements; it decides
+ * nothing. Every method rejects with `StoreError`; one that may or may not have taken effect (a commit whose answer
+ * never came) rejects too and is never treated as a failure of the handler: the inbox answers when it is tried again.
+ */
+import type { Destination } from "./adapter.ts";
+import type { Durability } from "./capabilities.ts";
+import type { Runtime } from "./clock.ts";
+import type { BusEvent } from "./events.ts";
+import type { WireMessage } from "./message.ts";
+
+export interface StoreContext {
+  readonly runtime: Runtime;
+  emit(event: BusEvent): void;
+}
+
+/** A message waiting to leave. */
+export interface OutboxEntry {
+  readonly destination: Destination;
+  readonly message: WireMessage;
+  readonly durability: Durability;
+}
+
+/** An entry as the relay reads it. `seq` is the delivery order. */
+export interface OutboxRow extends OutboxEntry {
+  readonly seq: bigint;
+}
+
+/** What one fetch saw. */
+export interface OutboxPage {
+  readonly rows: readonly OutboxRow[];
+  /**
+   * How far this fetch's snapshot can be trusted: once a page's `horizon` is above the `mark` of an earlier `remove`, every
+   * row drawn before that remove that will ever exist has been seen. (PostgreSQL: `pg_snapshot_xmin`.)
+   */
+  readonly horizon: bigint;
+}
+
+export interface FetchSpec {
+  /** Rows above this only: an optimisation that never hides a row. */
+  readonly above: bigint;
+  /** Topics set aside because their destination refuses. */
+  readonly parkedTopics: readonly string[];
+  readonly limit: number;
+}
+
+/** The right to relay, held by one relay at a time; `epoch` fences the one before. */
+export interface RelayLease {
+  readonly epoch: bigint;
+  /** `false`: the last holder did not let go by itself. */
+  readonly clean: boolean;
+}
+
+export interface OutboxStore {
+  /**
+   * Adds entries in the caller's transaction. Rejects with `ERR_TX` when `handle` is not an open transaction of this
+   * store's database, before anything is written.
+   */
+  append(handle: unknown, entries: readonly OutboxEntry[]): Promise<void>;
+  /** The lease when it is free or has run out, by the database's clock; else `undefined`. */
+  acquire(owner: string, ttlMs: number): Promise<RelayLease | undefined>;
+  /** `false`: lost. */
+  renew(owner: string, epoch: bigint, ttlMs: number): Promise<boolean>;
+  /** Lets go, so that another can take over at once. */
+  surrender(owner: string, epoch: bigint): Promise<void>;
+  /** Committed rows in `seq` order. Takes no lock and opens no transaction. */
+  fetch(spec: FetchSpec): Promise<OutboxPage>;
+  /** Deletes published rows if `epoch` still holds. `mark` is newer than every transaction that may own a lower `seq`. */
+  remove(
+    seqs: readonly bigint[],
+    epoch: bigint,
+  ): Promise<{ readonly fenced: boolean; readonly mark: bigint }>;
+  /** Moves a row that can never be published to where a person finds it, if `epoch` still holds. */
+  park(row: OutboxRow, epoch: bigint, error: string): Promise<{ readonly fenced: boolean }>;
+  /** Rows waiting (an estimate), and the age of the oldest. */
+  backlog(): Promise<{
+    readonly depth: number;
+    readonly oldestMs: number;
+    readonly parked: number;
+    readonly relayed: boolean;
+  }>;
+}
+
+/** One delivery as the inbox knows it. */
+export interface InboxKey {
+  /** Topic and group. */
+  readonly scope: string;
+  /** The message's idempotency key, or its id. */
+  readonly key: string;
+  /** How often it was redriven: a redriven message may run again if it was dead-lettered, never if it was handled. */
+  readonly redrives: number;
+}
+
+export type InboxOutcome = "handled" | "dead" | "discarded";
+
+/**
+ * `fresh`: yours to handle. `duplicate`: it has ended before. `busy`: somebody is handling it now.
+ */
+export type InboxAnswer = "fresh" | "duplicate" | "busy";
+
+/** A lease on one delivery, for handlers whose effects are outside the database. */
+export interface InboxClaim extends InboxKey {
+  /** Fences the claim: a later holder has another. */
+  readonly token: string;
+}
+
+export interface InboxStore<Tx> {
+  /** First statement of the handler's transaction: enters the message with its outcome, or says why not. Never waits. */
+  record(tx: Tx, entry: InboxKey, outcome: InboxOutcome): Promise<InboxAnswer>;
+  /** Claims each for `leaseMs`. One answer per claim, in order. */
+  claim(claims: readonly InboxClaim[], leaseMs: number): Promise<readonly InboxAnswer[]>;
+  /** Keeps claims for another `leaseMs`; `false` for one that was lost. */
+  extend(claims: readonly InboxClaim[], leaseMs: number): Promise<readonly boolean[]>;
+  /** Ends claims with their outcome, if they are still held. */
+  complete(claims: readonly (InboxClaim & { readonly outcome: InboxOutcome })[]): Promise<void>;
+  /** Gives claims up: the message may run again. */
+  release(claims: readonly InboxClaim[]): Promise<void>;
+  /** Deletes at most `limit` entries older than `olderThanMs`; resolves with how many. */
+  purge(olderThanMs: number, limit: number): Promise<number>;
+}
+
+export interface MigrationReport {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** `Tx` is what handlers get as `ctx.tx`; `Handle` what `bus.outbox(handle)` takes. */
+export interface Store<Tx = unknown, Handle = unknown> {
+  /** `"postgres"`, `"sqlite"`. */
+  readonly name: string;
+  /** Several transactions may be open at once; `false`: one waits for the other. */
+  readonly concurrentTransactions: boolean;
+  /** It makes and upgrades its tables by itself on `connect` (the embedded default). */
+  readonly migratesItself: boolean;
+  /** Connects and checks the tables. Rejects with `ERR_SCHEMA` naming what to run when they are missing or old. */
+  connect(context: StoreContext): Promise<void>;
+  /** Creates or upgrades the tables, in one transaction; safe to repeat and to run twice at once. */
+  migrate(): Promise<MigrationReport>;
+  /**
+   * Runs `fn` in one transaction. Commits when it resolves, rolls back and rejects with its very error when it rejects.
+   * A failure of the database itself, an unknown commit included, is a `StoreError`. When `signal` aborts before `fn` has
+   * settled, the transaction is abandoned: rolled back in a way that nothing `fn` still does with `tx` can take effect.
+   */
+  transaction<T>(fn: (tx: Tx) => Promise<T>, signal?: AbortSignal): Promise<T>;
+  readonly outbox: OutboxStore;
+  readonly inbox: InboxStore<Tx>;
+  health(): { readonly connected: boolean; readonly error?: Error | undefined };
+  close(): Promise<void>;
+  /** Only for its type: the handles `bus.outbox` takes. */
+  readonly handle?: Handle;
+}
+
+/** What must keep its order in the outbox: a key within its topic. `undefined` for messages without a key. */
+export function orderKey(entry: OutboxEntry): string | undefined {
+  const key = entry.message.key;
+  return key === undefined ? undefined : `${entry.destination.topic.name}\u001f${key}`;
+}

@@ -1,0 +1,149 @@
+/** X: what cannot be handled is kept, as it was, with why, once, and can be sent back. */
+import assert from "node:assert/strict";
+import type { Bus } from "../../bus.ts";
+import { json } from "../../codec.ts";
+import type { DeadLetter } from "../../dead-letters.ts";
+import { constant } from "../../retry/backoff.ts";
+import type { Topic } from "../../topic.ts";
+import { eventually } from "../eventually.ts";
+import { type Scenario, scenario } from "./scenario.ts";
+
+const group = "g";
+
+/** The dead letters, once there are `count` of them. */
+function lettersOf<P>(bus: Bus, topic: Topic<P, P>, count: number): Promise<DeadLetter<P>[]> {
+  return eventually(async () => {
+    const letters = await Array.fromAsync(bus.deadLetters(topic, { group }).list());
+    assert.equal(letters.length, count);
+    return letters;
+  });
+}
+
+export const deadLetters: readonly Scenario[] = [
+  scenario(
+    "X1",
+    "a dead letter has the original bytes and headers, and says where, when, how often and why",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<{ n: number }>({ key: ({ n }) => `key-${n}` });
+      const before = Date.now() - 60_000;
+      const retry = { maxAttempts: 2, backoff: constant(20) };
+      await world.consume(bus, topic, { group, holdBelow: 0, retry }, () => {
+        throw Object.assign(
+          new RangeError(`bad total, see amqp://user:hunter2@host, password=hunter2 ${"x".repeat(5_000)}`),
+          { code: "E_TOTAL" },
+        );
+      });
+
+      const { id } = await bus.publish(topic, { n: 7 }, { headers: { tenant: "acme" } });
+      const [letter] = await lettersOf(bus, topic, 1);
+
+      assert.ok(letter !== undefined);
+      assert.equal(letter.message.id, id);
+      assert.equal(letter.message.key, "key-7");
+      assert.deepEqual(letter.message.payload, { n: 7 });
+      assert.deepEqual([...(letter.body ?? [])], [...json.encode({ n: 7 })]);
+      assert.deepEqual({ ...letter.message.headers }, { tenant: "acme" });
+      assert.deepEqual(
+        [letter.topic, letter.group, letter.reason, letter.attempts],
+        [topic.name, group, "exhausted", 2],
+      );
+      assert.deepEqual([letter.error.name, letter.error.code], ["RangeError", "E_TOTAL"]);
+      assert.ok(letter.error.message.startsWith("bad total") && letter.error.message.length <= 2_048);
+      assert.ok(!letter.error.message.includes("hunter2"), "a password was written down");
+      const [first, last] = [letter.firstFailureAt?.getTime() ?? 0, letter.deadLetteredAt?.getTime() ?? 0];
+      assert.ok(before < first && first <= last);
+    },
+  ),
+
+  scenario(
+    "X2",
+    "a body that cannot be decoded is dead-lettered as it came, and the next message is handled",
+    async (world) => {
+      const bus = await world.bus();
+      const raw = world.topic<Uint8Array>({ codec: "bytes" });
+      const topic: Topic<{ n: number }, { n: number }> = { ...world.topic<{ n: number }>(), name: raw.name };
+      const recorder = await world.consume(bus, topic, { group });
+      const bodies = [
+        "{ broken",
+        "\ufeff1",
+        '{"__proto__":{"admin":true}}',
+        "",
+        `${"[".repeat(100)}${"]".repeat(100)}`,
+      ];
+
+      for (const body of bodies) await bus.publish(raw, Buffer.from(body));
+      await bus.publish(raw, Uint8Array.of(0xff, 0xfe));
+      await bus.publish(raw, Buffer.from('{"n":1}'));
+      await recorder.waitFor(1);
+      const letters = await lettersOf(bus, topic, bodies.length + 1);
+
+      assert.deepEqual(
+        recorder.received.map(({ payload }) => payload),
+        [{ n: 1 }],
+      );
+      assert.ok(letters.every(({ reason, attempts }) => reason === "invalid" && attempts === 1));
+      const texts = letters.map(({ body }) => Buffer.from(body ?? []).toString("latin1"));
+      assert.deepEqual(
+        texts.toSorted(),
+        [...bodies.map((body) => Buffer.from(body).toString("latin1")), "\xff\xfe"].toSorted(),
+      );
+    },
+  ),
+
+  scenario("X3", "a message that comes twice and fails twice is one dead letter", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<string>();
+    await world.consume(bus, topic, { group, holdBelow: 0, retry: { maxAttempts: 1 } }, () => {
+      throw new Error("always");
+    });
+
+    await bus.publish(topic, "one", { id: "the-same" });
+    await bus.publish(topic, "one", { id: "the-same" });
+    await bus.publish(topic, "two", { id: "another" });
+    await lettersOf(bus, topic, 2);
+
+    const letters = await lettersOf(bus, topic, 2);
+    assert.deepEqual(letters.map(({ message }) => message.id).toSorted(), ["another", "the-same"]);
+  }),
+
+  scenario("X5", "redriven messages go back to their own group only, with attempts reset", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<number>({ key: String });
+    let fixed = false;
+    const failing = await world.consume(
+      bus,
+      topic,
+      { group, holdBelow: 0, retry: { maxAttempts: 2, backoff: constant(20) } },
+      () => {
+        if (!fixed) throw new Error("not fixed yet");
+      },
+    );
+    const other = await world.consume(bus, topic, { group: "other" });
+    await bus.publishAll(topic, [1, 2, 3, 4], { headers: { tenant: "acme" } });
+    const letters = await lettersOf(bus, topic, 4);
+    await other.waitFor(4);
+    fixed = true;
+
+    const dlq = bus.deadLetters(topic, { group });
+    const ids = letters.filter(({ message }) => message.payload !== 4).map(({ message }) => message.id);
+    assert.deepEqual(await dlq.redrive({ ids, dryRun: true }), { matched: 3, redriven: 0 });
+    assert.deepEqual(await dlq.redrive({ ids, where: ({ attempts }) => attempts === 2 }), {
+      matched: 3,
+      redriven: 3,
+    });
+    await failing.waitFor(8 + 3, "deliveries");
+
+    const again = failing.received.slice(8);
+    assert.deepEqual(again.map(({ id }) => id).toSorted(), ids.toSorted());
+    for (const { attempt, payload, context } of again) {
+      assert.deepEqual([attempt, context.message.redrives, context.message.key], [1, 1, String(payload)]);
+      assert.deepEqual({ ...context.message.headers }, { tenant: "acme" });
+    }
+    assert.deepEqual(
+      (await lettersOf(bus, topic, 1)).map(({ message }) => message.payload),
+      [4],
+    );
+    assert.equal(other.received.length, 4, "another group got a redriven message");
+  }),
+];

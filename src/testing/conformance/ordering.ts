@@ -1,0 +1,78 @@
+/** O: order per key, for consumers that ask for it. */
+import assert from "node:assert/strict";
+import { nodeRuntime } from "../../clock.ts";
+import { type Scenario, scenario } from "./scenario.ts";
+
+interface Step {
+  readonly key: string;
+  readonly n: number;
+}
+
+const keys = Array.from({ length: 16 }, (_, i) => `key-${i}`);
+
+const unsupported: Scenario["unsupported"] = ({ ordering }) =>
+  ordering === "key" ? undefined : "the adapter does not keep order per key";
+
+export const ordering: readonly Scenario[] = [
+  scenario(
+    "O1",
+    "messages of one key are handled in the order they were sent, also when some fail and are retried",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 4 });
+      const handled = new Map<string, number[]>();
+      const recorder = await world.consume(
+        bus,
+        topic,
+        { group: "g", order: "key", concurrency: 8, retry: { maxAttempts: 5, backoff: () => 5 } },
+        ({ key, n }, { attempt }) => {
+          if (n % 40 === 7 && attempt < 3) throw new Error("not yet");
+          handled.set(key, [...(handled.get(key) ?? []), n]);
+        },
+      );
+
+      const steps = Array.from({ length: 100 }, (_, n) => keys.map((key): Step => ({ key, n }))).flat();
+      await bus.publishAll(topic, steps);
+      await recorder.waitFor(1_600);
+      await recorder.waitFor(1_600 + keys.length * 3 * 2, "deliveries");
+
+      for (const key of keys) assert.deepEqual(handled.get(key), [...Array(100).keys()], key);
+    },
+    unsupported,
+  ),
+
+  scenario(
+    "O4",
+    "no two handlers of one key overlap, while different keys run side by side",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 4 });
+      const running = new Map<string, number>();
+      let most = 0;
+      let overlaps = 0;
+      const recorder = await world.consume(
+        bus,
+        topic,
+        { group: "g", order: "key", concurrency: 8 },
+        async ({ key }) => {
+          running.set(key, (running.get(key) ?? 0) + 1);
+          most = Math.max(
+            most,
+            [...running.values()].reduce((sum, n) => sum + n, 0),
+          );
+          if ((running.get(key) ?? 0) > 1) overlaps += 1;
+          await nodeRuntime.sleep(1);
+          running.set(key, (running.get(key) ?? 0) - 1);
+        },
+      );
+
+      const steps = Array.from({ length: 20 }, (_, n) => keys.map((key): Step => ({ key, n }))).flat();
+      await bus.publishAll(topic, steps);
+      await recorder.waitFor(320);
+
+      assert.equal(overlaps, 0);
+      assert.ok(most > 1, "keys did not run side by side");
+    },
+    unsupported,
+  ),
+];

@@ -1,0 +1,113 @@
+/** What a scenario is, and what it is given. */
+import type { Adapter } from "../../adapter.ts";
+import type { Bus } from "../../bus.ts";
+import type { Capabilities } from "../../capabilities.ts";
+import type { ConsumeOptions } from "../../consume.ts";
+import type { Consumer } from "../../consumer.ts";
+import type { HandlerContext } from "../../context.ts";
+import type { BusOptions } from "../../create-bus.ts";
+import type { BusEvent } from "../../events.ts";
+import type { Store } from "../../store.ts";
+import type { Topic, TopicOptions } from "../../topic.ts";
+
+/** A transaction of the caller's own, on a connection of its own. */
+export interface TestTransaction {
+  /** What `bus.outbox` takes. */
+  readonly handle: unknown;
+  commit(): Promise<void>;
+  rollback(): Promise<void>;
+}
+
+/** The database that outbox and inbox scenarios run against: a real one. */
+export interface TestDatabase {
+  /** A new store on this database, its tables in place. */
+  store(): Promise<Store>;
+  begin(): Promise<TestTransaction>;
+  /** Writes an effect: a row without a unique key, so that a second one shows. `tx` is `ctx.tx` or a transaction's handle. */
+  addEffect(tx: unknown, id: string): Promise<void>;
+  /** All committed effects. */
+  effects(): Promise<readonly string[]>;
+  /** Forgets all effects; called before each scenario. */
+  reset(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Faults of the broker and of the way to it. */
+export interface TestFaults {
+  /** From now on no answer of the broker reaches its clients; the returned function lets them through again. */
+  holdReplies(): Promise<() => Promise<void>>;
+  /** Resets every connection. The way is open again at once. */
+  cutConnections(): Promise<void>;
+  /** Stops the broker and starts it again on the same data. Resolves when it answers. Asked for only of a `server`. */
+  restartBroker(): Promise<void>;
+}
+
+/** What is tested: an adapter on a broker, with a database beside it. */
+export interface Backend {
+  /** A new adapter on the same broker. */
+  adapter(): Adapter;
+  readonly database: TestDatabase;
+  readonly faults: TestFaults;
+  /** Ends what `createBackend` started. Brokers that others use too go on. */
+  close(): Promise<void>;
+}
+
+export interface Received<Payload = unknown> {
+  readonly payload: Payload;
+  readonly id: string;
+  readonly attempt: number;
+  readonly context: HandlerContext<Payload, unknown>;
+}
+
+/** Takes down what a handler is given. */
+export interface Recorder<Payload = unknown> {
+  readonly received: readonly Received<Payload>[];
+  /** Ids, each once, in order of their first arrival. */
+  ids(): string[];
+  /** Resolves when `count` different messages, or at least so many deliveries with `deliveries`, have come. */
+  waitFor(count: number, what?: "messages" | "deliveries"): Promise<void>;
+}
+
+/** What a scenario works with. Everything it opens is closed after it. */
+export interface World {
+  readonly capabilities: Capabilities;
+  readonly faults: TestFaults;
+  readonly database: TestDatabase;
+  /** Every event of every bus of this scenario. */
+  readonly events: readonly BusEvent[];
+  /** A bus of its own on the same broker; `store: true` puts it over the database. */
+  bus(options?: Omit<BusOptions, "adapter" | "store"> & { readonly store?: boolean }): Promise<Bus>;
+  /** A topic nobody else uses. */
+  topic<Payload>(options?: TopicOptions<Payload>): Topic<Payload, Payload>;
+  /** Consumes with a recorder; `handler` runs after the recording. */
+  consume<Payload>(
+    bus: Bus,
+    topic: Topic<Payload, Payload>,
+    options: ConsumeOptions<Payload>,
+    handler?: (payload: Payload, context: HandlerContext<Payload, unknown>) => unknown,
+  ): Promise<Recorder<Payload> & { readonly consumer: Consumer }>;
+  /** Runs a program of `child.ts` in a process of its own; resolves with its exit code and output. */
+  child(
+    program: string,
+    ...args: readonly string[]
+  ): Promise<{ readonly code: number | null; readonly output: string }>;
+}
+
+export interface Scenario {
+  /** `"D1"`. */
+  readonly id: string;
+  /** One sentence of observable behaviour. */
+  readonly title: string;
+  /** Why it cannot run with these capabilities; `undefined` when it can. */
+  readonly unsupported?: ((capabilities: Capabilities, store: Store) => string | undefined) | undefined;
+  readonly run: (world: World) => Promise<void>;
+}
+
+export function scenario(
+  id: string,
+  title: string,
+  run: (world: World) => Promise<void>,
+  unsupported?: Scenario["unsupported"],
+): Scenario {
+  return { id, title, run, unsupported };
+}

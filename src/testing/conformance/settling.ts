@@ -1,0 +1,145 @@
+/** A: a delivery is settled once, by its outcome, and comes again when it was not. */
+import assert from "node:assert/strict";
+import { deadLetter } from "../../outcome.ts";
+import { constant } from "../../retry/backoff.ts";
+import { eventually } from "../eventually.ts";
+import { type Scenario, scenario } from "./scenario.ts";
+
+const retry = { maxAttempts: 3, backoff: constant(50) };
+
+export const settling: readonly Scenario[] = [
+  scenario("A1", "a handled message does not come again after a reconnect", async (world) => {
+    const topic = world.topic<string>();
+    const first = await world.bus();
+    const before = await world.consume(first, topic, { group: "g" });
+    await first.publish(topic, "one");
+    await before.waitFor(1);
+    await first.close();
+
+    const second = await world.bus();
+    const after = await world.consume(second, topic, { group: "g" });
+    await second.publish(topic, "fence");
+    await after.waitFor(1);
+
+    assert.deepEqual(
+      after.received.map(({ payload }) => payload),
+      ["fence"],
+    );
+  }),
+
+  scenario("A2", "a throw means another attempt, with its number raised", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<string>();
+    const recorder = await world.consume(
+      bus,
+      topic,
+      { group: "g", holdBelow: 0, retry },
+      (_payload, { attempt }) => {
+        if (attempt === 1) throw new Error("once");
+      },
+    );
+
+    await bus.publish(topic, "one");
+    await recorder.waitFor(2, "deliveries");
+
+    assert.deepEqual(
+      recorder.received.map(({ attempt }) => attempt),
+      [1, 2],
+    );
+    assert.equal(recorder.ids().length, 1);
+  }),
+
+  scenario(
+    "A3",
+    "a message under way when the connection is lost comes again",
+    async (world) => {
+      const topic = world.topic<string>();
+      const bus = await world.bus();
+      let release = (): void => undefined;
+      const held = new Promise<void>((resolve) => (release = resolve));
+      const recorder = await world.consume(
+        bus,
+        topic,
+        { group: "g", lease: "2s" },
+        async (_payload, { attempt }) => {
+          if (attempt === 1 && recorder.received.length === 1) await held;
+        },
+      );
+      await bus.publish(topic, "one");
+      await recorder.waitFor(1);
+
+      await world.faults.cutConnections();
+      await recorder.waitFor(2, "deliveries");
+      release();
+
+      assert.equal(recorder.ids().length, 1);
+      await eventually(() => assert.ok(world.events.some(({ type }) => type === "handled")));
+    },
+    ({ server, deliveryCount }) => (server || deliveryCount ? undefined : "no connection to lose"),
+  ),
+
+  scenario("A4", "settling a delivery twice disturbs nothing", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<number>();
+    // A handler that is still running when its attempt has timed out settles for the second time when it ends.
+    let finish = (): void => undefined;
+    const held = new Promise<void>((resolve) => (finish = resolve));
+    const recorder = await world.consume(
+      bus,
+      topic,
+      { group: "g", timeout: 100, retry: { maxAttempts: 2, backoff: constant(0) } },
+      (payload, { attempt }) => (payload === 0 && attempt === 1 ? held : undefined),
+    );
+
+    await bus.publish(topic, 0);
+    await recorder.waitFor(2, "deliveries");
+    finish();
+    await bus.publishAll(topic, [1, 2, 3]);
+    await recorder.waitFor(4);
+
+    const handled = (): number => world.events.filter(({ type }) => type === "handled").length;
+    await eventually(() => assert.equal(handled(), 4));
+    assert.equal(recorder.received.length, 5);
+  }),
+
+  scenario("A5", "a message the handler gives up is dead-lettered exactly once", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<string>();
+    const recorder = await world.consume(bus, topic, { group: "g" }, () => deadLetter("no such customer"));
+
+    await bus.publish(topic, "one");
+    await recorder.waitFor(1);
+
+    const letters = await eventually(async () => {
+      const found = await Array.fromAsync(bus.deadLetters(topic, { group: "g" }).list());
+      assert.equal(found.length, 1);
+      return found;
+    });
+    assert.equal(letters[0]?.reason, "no such customer");
+    assert.equal(letters[0]?.attempts, 1);
+    assert.equal(recorder.received.length, 1);
+  }),
+
+  scenario(
+    "A6",
+    "a message that was overtaken by a later one is not lost when its process goes",
+    async (world) => {
+      const topic = world.topic<number>();
+      const first = await world.bus();
+      const before = await world.consume(
+        first,
+        topic,
+        { group: "g", concurrency: 4, lease: "2s" },
+        (payload) => (payload === 1 ? new Promise(() => undefined) : undefined),
+      );
+      await first.publishAll(topic, [1, 2, 3]);
+      await before.waitFor(3);
+      await eventually(() => assert.equal(world.events.filter(({ type }) => type === "handled").length, 2));
+      await first.close({ timeout: 0 });
+
+      const second = await world.bus();
+      const after = await world.consume(second, topic, { group: "g", lease: "2s" });
+      await eventually(() => assert.ok(after.received.some(({ payload }) => payload === 1)));
+    },
+  ),
+];

@@ -1,0 +1,16 @@
+/** For tests: the conformance suite that defines an adapter, a fake clock, and small helpers. */
+export { conformance, scenarios } from "./conformance/index.ts";
+export type { ConformanceOptions, TestRunner } from "./conformance/index.ts";
+export type {
+  Backend,
+  Scenario,
+  TestDatabase,
+  TestFaults,
+  TestTransaction,
+  World,
+} from "./conformance/scenario.ts";
+export { eventually } from "./eventually.ts";
+export { createFakeRuntime } from "./fake-runtime.ts";
+export type { FakeRuntime, FakeRuntimeOptions } from "./fake-runtime.ts";
+export { createLedger } from "./ledger.ts";
+export type { Ledger, LedgerCounts } from "./ledger.ts";

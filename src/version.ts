@@ -1,0 +1,2 @@
+/** Version of the library, written on dead letters. A test compares it with package.json. */
+export const version = "0.1.0";

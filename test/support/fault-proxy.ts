@@ -1,0 +1,79 @@
+/** A TCP proxy in this process that does to a connection what networks do. One per broker; clients are given its port. */
+import net from "node:net";
+
+export interface FaultProxy {
+  readonly port: number;
+  /** Answers of the server are held back until the returned function is called. Requests still reach it. */
+  holdReplies(): () => Promise<void>;
+  /** Resets every connection (RST on both sides). New ones are let through at once. */
+  cut(): Promise<void>;
+  close(): Promise<void>;
+}
+
+interface Pair {
+  readonly client: net.Socket;
+  readonly server: net.Socket;
+}
+
+export interface FaultProxyOptions {
+  readonly target: { readonly host: string; readonly port: number };
+  /** Default: a free one. */
+  readonly port?: number;
+}
+
+export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): Promise<FaultProxy> {
+  const pairs = new Set<Pair>();
+  let held = false;
+
+  const proxy = net.createServer({ noDelay: true }, (client) => {
+    const server = net.connect({ ...target, noDelay: true });
+    const pair = { client, server };
+    pairs.add(pair);
+    const end = (): void => {
+      pairs.delete(pair);
+      client.destroy();
+      server.destroy();
+    };
+    for (const socket of [client, server]) socket.on("error", end).on("close", end);
+    client.pipe(server);
+    server.pipe(client);
+    if (held) hold(pair);
+  });
+  await new Promise<void>((resolve, reject) => {
+    proxy.once("error", reject);
+    proxy.listen(port, "127.0.0.1", resolve);
+  });
+
+  return {
+    port: (proxy.address() as net.AddressInfo).port,
+    holdReplies() {
+      held = true;
+      for (const pair of pairs) hold(pair);
+      return () => {
+        held = false;
+        for (const { client, server } of pairs) server.pipe(client);
+        return Promise.resolve();
+      };
+    },
+    async cut() {
+      for (const { client, server } of pairs) {
+        client.resetAndDestroy();
+        server.resetAndDestroy();
+      }
+      pairs.clear();
+    },
+    async close() {
+      for (const { client, server } of pairs) {
+        client.destroy();
+        server.destroy();
+      }
+      await new Promise<void>((resolve) => proxy.close(() => resolve()));
+    },
+  };
+}
+
+/** Stops reading what the server answers; TCP's own flow control keeps it. */
+function hold({ client, server }: Pair): void {
+  server.unpipe(client);
+  server.pause();
+}
