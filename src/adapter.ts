@@ -174,7 +174,10 @@ export interface Adapter {
    * `ERR_TLS` when it cannot; the core may then call it again. Once it has resolved, losses are mended by the adapter itself.
    */
   connect(context: AdapterContext): Promise<void>;
-  /** Makes what is missing; never changes or removes what is there. Rejects with `ERR_TOPOLOGY` on a mismatch. Safe to repeat. */
+  /**
+   * Makes what is missing; never changes or removes what is there. A topic that has another number of partitions is taken as
+   * it is; what cannot work (a queue of another type) is rejected with `ERR_TOPOLOGY`. Safe to repeat.
+   */
   declare(topology: Topology): Promise<void>;
   /** One result per message, in order. Never rejects. Declared topology is assumed. */
   publish(batch: readonly OutgoingMessage[]): Promise<readonly PublishResult[]>;

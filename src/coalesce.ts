@@ -50,6 +50,8 @@ export function createCoalescer<T, R>(options: CoalesceOptions<T, R>): Coalescer
     inFlight += 1;
     try {
       const results = await send(batch.map((waiting) => waiting.item));
+      if (results.length !== batch.length)
+        throw new Error(`${batch.length} items were sent, ${results.length} results came back`);
       batch.forEach((waiting, i) => waiting.resolve(results[i] as R));
     } catch (error) {
       for (const waiting of batch) waiting.reject(error);

@@ -4,6 +4,7 @@
  */
 import secureJson from "secure-json-parse";
 import { CodecError } from "./errors.ts";
+import { isPlainObject, textOf } from "./inspect.ts";
 
 /** Turns payloads into bytes and back. Chosen by configuration, never by a header alone. */
 export interface Codec {
@@ -11,7 +12,10 @@ export interface Codec {
   readonly contentType: string;
   /** Bytes that no longer share memory with the payload. Throws `CodecError` `ERR_ENCODE`. */
   encode(payload: unknown): Uint8Array;
-  /** Throws on bytes it cannot read; the message is then dead-lettered with reason `invalid`. */
+  /**
+   * Gets bytes of its own: what it returns may share them. Throws on bytes it cannot read; the message is then dead-lettered
+   * with reason `invalid`.
+   */
   decode(body: Uint8Array): unknown;
 }
 
@@ -27,11 +31,12 @@ export const json: Codec = {
     if (payload === undefined) {
       throw new CodecError("ERR_ENCODE", "body is undefined; send null for an empty body");
     }
-    checkJson(payload, "$", 1);
     try {
+      checkJson(payload, "$", 1);
       return utf8.encode(JSON.stringify(payload));
     } catch (cause) {
-      throw new CodecError("ERR_ENCODE", `payload cannot be written as JSON: ${String(cause)}`, { cause });
+      if (cause instanceof CodecError) throw cause;
+      throw new CodecError("ERR_ENCODE", `payload cannot be written as JSON: ${textOf(cause)}`, { cause });
     }
   },
   decode(body) {
@@ -40,9 +45,8 @@ export const json: Codec = {
     try {
       value = parseJson(text);
     } catch (cause) {
-      throw new CodecError("ERR_DECODE", `body is not acceptable JSON: ${(cause as Error).message}`, {
-        cause,
-      });
+      // Without the cause: V8 repeats the body in its message, and this error is logged and stored.
+      throw new CodecError("ERR_DECODE", `body is not acceptable JSON: ${syntaxErrorOf(textOf(cause))}`);
     }
     checkShape(value, 1);
     return value;
@@ -56,7 +60,7 @@ export const bytes: Codec = {
     if (!(payload instanceof Uint8Array)) {
       throw new CodecError("ERR_ENCODE", `codec "bytes" takes a Uint8Array, got ${typeof payload}`);
     }
-    return Uint8Array.from(payload);
+    return new Uint8Array(payload);
   },
   decode: (body) => body,
 };
@@ -73,6 +77,14 @@ function decodeText(body: Uint8Array): string {
 function parseJson(text: string): unknown {
   if (text.startsWith("\ufeff")) throw new SyntaxError("unexpected byte order mark at byte 0");
   return secureJson.parse(text, { protoAction: "error", constructorAction: "error" });
+}
+
+/** What the parser said, without what it quoted. */
+function syntaxErrorOf(message: string): string {
+  if (/byte order mark|forbidden prototype/u.test(message)) return message;
+  const position = /at position (\d+)/u.exec(message)?.[1];
+  if (position !== undefined) return `syntax error at character ${position}`;
+  return message.includes("end of JSON") ? "it ends too early" : "unexpected token";
 }
 
 /** Depth and width of what was received: a parsed value too deep to be written again would fail far from here. */
@@ -112,19 +124,32 @@ function checkObject(value: object, path: string, depth: number): void {
     for (let i = 0; i < value.length; i++) checkJson(value[i], `${path}[${i}]`, depth + 1);
     return;
   }
-  if (ArrayBuffer.isView(value))
-    refuse(path, `is a ${value.constructor.name}; use codec "bytes" or a string`);
+  if (ArrayBuffer.isView(value)) refuse(path, `is a ${classOf(value)}; use codec "bytes" or a string`);
   if (hasToJson(value)) return checkJson(callToJson(value, path), path, depth + 1);
-  const prototype: unknown = Object.getPrototypeOf(value);
-  if (prototype !== null && prototype !== Object.prototype && Object.getPrototypeOf(prototype) !== null) {
-    refuse(path, `is an instance of ${value.constructor.name}, which JSON would empty; send a plain object`);
+  if (!isPlainObject(value)) {
+    refuse(path, `is an instance of ${classOf(value)}, which JSON would empty; send a plain object`);
   }
   const keys = Object.keys(value);
   if (keys.length > maxKeys) refuse(path, `has more than ${maxKeys} keys`);
   for (const key of keys) {
     const item = read(value, key, path);
+    checkKey(key, item, path);
     if (item !== undefined) checkJson(item, `${path}.${key}`, depth + 1);
   }
+}
+
+/** What `decode` refuses must not be sent. */
+function checkKey(key: string, item: unknown, path: string): void {
+  if (!key.isWellFormed()) refuse(path, `has a key ${JSON.stringify(key)} that is not well-formed UTF-16`);
+  const pollutes =
+    key === "__proto__" ||
+    (key === "constructor" && typeof item === "object" && item !== null && Object.hasOwn(item, "prototype"));
+  if (pollutes) refuse(path, `has a key "${key}" that receivers refuse, because it can change prototypes`);
+}
+
+function classOf(value: object): string {
+  const name: unknown = (value.constructor as { readonly name?: unknown } | undefined)?.name;
+  return typeof name === "string" && name !== "" ? name : "an unnamed class";
 }
 
 function read(value: object, key: string, path: string): unknown {

@@ -5,6 +5,7 @@ import type { HandlerContext } from "./context.ts";
 import type { DispatchContext } from "./dispatch.ts";
 import { type Duration, toMs } from "./duration.ts";
 import { ConfigurationError } from "./errors.ts";
+import { show } from "./inspect.ts";
 import { checkName } from "./names.ts";
 import { checkFunction, checkInteger, checkKeys, checkOneOf } from "./options.ts";
 import { type Directive, type Outcome, isDirective } from "./outcome.ts";
@@ -17,7 +18,7 @@ import type { Topic } from "./topic.ts";
 export type Once = "transaction" | "lease" | false;
 
 /** `ctx.tx` by mode. */
-export type TxOf<Tx, Mode extends Once> = [Mode] extends ["transaction"] ? Tx : undefined;
+type TxOf<Tx, Mode extends Once> = [Mode] extends ["transaction"] ? Tx : undefined;
 
 /**
  * Handles one message. Return: ack. Throw: retry by policy. Return `retryAfter(…)`, `deadLetter(…)` or `discard(…)` to
@@ -110,7 +111,7 @@ export function checkConsumeOptions(
   const where = `consume("${topic.name}")`;
   checkKeys(where, options, knownOptions);
   checkName("group", options.group);
-  checkFunction(`${where} handler`, handler);
+  checkHandler(where, handler);
   const order = checkOneOf(`${where} order`, options.order ?? "none", ["none", "key"]);
   checkOrder(where, topic, order, bus.adapter);
   const concurrency = checkInteger(`${where} concurrency`, options.concurrency ?? 16, 1, 10_000);
@@ -123,8 +124,7 @@ export function checkConsumeOptions(
     `cannot delay a retry by ${longest} ms, its longest delay is ${bus.adapter.capabilities.maxDelayMs} ms`,
     "Give retry.backoff a lower max.",
   );
-  const use = (options.use ?? []) as unknown as readonly AnyMiddleware[];
-  use.forEach((middleware, i) => checkFunction(`${where} use[${i}]`, middleware));
+  const use = checkMiddleware(where, options.use ?? []);
   return {
     group: options.group,
     concurrency,
@@ -141,6 +141,28 @@ export function checkConsumeOptions(
       runHandler(handler as Handler<unknown, unknown>, context),
     ),
   };
+}
+
+function checkMiddleware(where: string, use: unknown): readonly AnyMiddleware[] {
+  if (!Array.isArray(use)) {
+    throw new ConfigurationError(
+      "ERR_CONFIG",
+      `${where} use must be an array of functions, got ${show(use)}`,
+    );
+  }
+  use.forEach((middleware, i) => checkFunction(`${where} use[${i}]`, middleware));
+  return use as readonly AnyMiddleware[];
+}
+
+/** A generator function gives an iterator that nobody runs: its message would be acked unhandled. */
+function checkHandler(where: string, handler: unknown): void {
+  checkFunction(`${where} handler`, handler);
+  const kind = Object.prototype.toString.call(handler);
+  if (!kind.includes("Generator")) return;
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    `${where} handler must not be a generator function; nothing would run it`,
+  );
 }
 
 function checkOrder(where: string, topic: Topic, order: "none" | "key", adapter: Adapter): void {

@@ -3,11 +3,13 @@ import type { Adapter, DeliverySink, RawDelivery, SubscribeSpec, Subscription } 
 import type { Cancel, Runtime } from "./clock.ts";
 import { type DispatchContext, createDispatch } from "./dispatch.ts";
 import { type Duration, toMs } from "./duration.ts";
-import { LifecycleError, type MessagingError, SettleError } from "./errors.ts";
+import { LifecycleError, type MessagingError, SettleError, StoreError } from "./errors.ts";
+import { textOf } from "./inspect.ts";
 import { type Lanes, type Slot, createLanes } from "./lanes.ts";
-import { storeError } from "./once.ts";
 import type { Outcome } from "./outcome.ts";
+import { checkKeys } from "./options.ts";
 import { createSettle } from "./settle.ts";
+import { resolvesWithin } from "./within.ts";
 import { type Work, createWork, infoOf } from "./work.ts";
 
 /** What `bus.consume` resolves with. */
@@ -23,7 +25,18 @@ export interface Consumer extends AsyncDisposable {
    * Takes no more, lets what runs finish for `timeout` (default: the bus's `drainTimeout`), then aborts it and gives it
    * back without counting an attempt. Resolves when all is settled or given back. Twice is fine.
    */
-  close(options?: { readonly timeout?: Duration }): Promise<void>;
+  close(options?: CloseOptions): Promise<void>;
+}
+
+export interface CloseOptions {
+  /** How long what runs may take to finish. Default: the bus's `drainTimeout`. */
+  readonly timeout?: Duration | undefined;
+}
+
+/** Throws `ERR_CONFIG`. `undefined`: no timeout was given. */
+export function checkCloseOptions(options: CloseOptions): number | undefined {
+  checkKeys("close", options, ["timeout"]);
+  return options.timeout === undefined ? undefined : toMs(options.timeout, "timeout");
 }
 
 export interface ConsumerHealth {
@@ -44,6 +57,8 @@ export interface ConsumerContext {
   readonly onClosed: (consumer: Consumer) => void;
 }
 
+/** When a message comes again whose handling ended in a way that should not exist. */
+const unexpectedDelayMs = 30_000;
 /** How long an aborted handler may take to notice before its delivery is given back regardless. */
 const abortGraceMs = 500;
 
@@ -64,11 +79,10 @@ class RunningConsumer implements Consumer {
   readonly #leaving = new AbortController();
   readonly #dispatch: (work: Work, slot: Slot) => Promise<Outcome>;
   /** Deliveries may come before `subscribe` has resolved; they wait here. */
-  readonly #subscribed = Promise.withResolvers<{
-    subscription: Subscription;
-    settle: (work: Work, outcome: Outcome) => Promise<void>;
-  }>();
+  readonly #settle = Promise.withResolvers<(work: Work, outcome: Outcome) => Promise<void>>();
   #subscription: Subscription | undefined;
+  /** While paused: what lets the waiting deliveries start. */
+  #paused: PromiseWithResolvers<void> | undefined;
   #stopLeases: Cancel = () => undefined;
   #whenEmpty: () => void = () => undefined;
   #closed: Promise<void> | undefined;
@@ -93,17 +107,22 @@ class RunningConsumer implements Consumer {
     const subscription = await adapter.subscribe(spec, sink);
     const { once, emit } = dispatch;
     const leaving = this.#leaving.signal;
-    const settle = createSettle({ runtime, subscription, topic: spec.topic, once, emit, leaving });
+    const { maxDelayMs } = adapter.capabilities;
     this.#subscription = subscription;
-    this.#subscribed.resolve({ subscription, settle });
+    this.#settle.resolve(
+      createSettle({ runtime, subscription, topic: spec.topic, maxDelayMs, once, emit, leaving }),
+    );
     this.#scheduleLeases(subscription);
   }
 
   pause(): void {
+    this.#paused ??= Promise.withResolvers();
     this.#subscription?.pause();
   }
 
   resume(): void {
+    this.#paused?.resolve();
+    this.#paused = undefined;
     this.#subscription?.resume();
   }
 
@@ -111,11 +130,10 @@ class RunningConsumer implements Consumer {
     return { consuming: false, ...this.#subscription?.health(), inFlight: this.#unsettled.size };
   }
 
-  close(options: { readonly timeout?: Duration } = {}): Promise<void> {
-    const { drainTimeoutMs } = this.#context;
-    const timeoutMs = options.timeout === undefined ? drainTimeoutMs : toMs(options.timeout, "timeout");
+  async close(options: CloseOptions = {}): Promise<void> {
+    const timeoutMs = checkCloseOptions(options) ?? this.#context.drainTimeoutMs;
     this.#closed ??= this.#close(timeoutMs);
-    return this.#closed;
+    await this.#closed;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -131,30 +149,65 @@ class RunningConsumer implements Consumer {
     }
   }
 
+  /** A protected handler may finish: whoever gets its message now is told to wait, and then that it has ended. */
   #lost(raws: readonly RawDelivery[]): void {
+    const { protects } = this.#context.dispatch.once;
     for (const raw of raws) {
       const work = this.#unsettled.get(raw);
-      if (work === undefined) continue;
+      if (work === undefined || work.lost) continue;
+      work.lost = true;
       if (work.state === "waiting") work.state = "ended";
-      work.cancel.abort(new LifecycleError("ERR_DRAINING", "the delivery was lost to another consumer"));
+      if (protects) work.wake?.();
+      else
+        this.#interrupt(
+          work,
+          new LifecycleError("ERR_DRAINING", "the delivery was lost to another consumer"),
+        );
     }
+  }
+
+  /** Aborts what runs and ends what waits. */
+  #interrupt(work: Work, reason: MessagingError): void {
+    work.cancel.abort(reason);
+    work.wake?.();
   }
 
   async #process(work: Work, slot: Slot): Promise<void> {
     try {
-      const { settle } = await this.#subscribed.promise;
+      const settle = await this.#settle.promise;
+      while (this.#paused !== undefined && !this.#closing.signal.aborted) await this.#resumed(slot);
       if (work.state === "ended") return;
       if (this.#closing.signal.aborted) return await settle(work, { kind: "release" });
       work.state = "running";
-      await settle(work, await this.#dispatch(work, slot));
+      await settle(work, await this.#dispatchOrPutOff(work, slot));
     } catch (error) {
       // The last line of defence: one message must never stop the consumer. It stays unsettled and comes again.
-      const failure = new SettleError(`a delivery ended unexpectedly: ${String(error)}`, { cause: error });
-      this.#context.dispatch.emit({ type: "settleFailed", error: failure, delayMs: 0, ...infoOf(work) });
+      this.#report(work, error, 0);
     } finally {
       this.#unsettled.delete(work.raw);
       if (this.#unsettled.size === 0) this.#whenEmpty();
     }
+  }
+
+  /** Waits without a place, so that what runs goes on. */
+  #resumed(slot: Slot): Promise<void> {
+    const { promise } = this.#paused ?? Promise.withResolvers<void>();
+    return slot.lendWhile(() => promise);
+  }
+
+  /** Dispatch does not throw; if it does all the same, its message goes back to the broker instead of being held for good. */
+  async #dispatchOrPutOff(work: Work, slot: Slot): Promise<Outcome> {
+    try {
+      return await this.#dispatch(work, slot);
+    } catch (error) {
+      this.#report(work, error, unexpectedDelayMs);
+      return { kind: "later", delayMs: unexpectedDelayMs };
+    }
+  }
+
+  #report(work: Work, error: unknown, delayMs: number): void {
+    const failure = new SettleError(`a delivery ended unexpectedly: ${textOf(error)}`, { cause: error });
+    this.#context.dispatch.emit({ type: "settleFailed", error: failure, delayMs, ...infoOf(work) });
   }
 
   #scheduleLeases(subscription: Subscription): void {
@@ -167,29 +220,55 @@ class RunningConsumer implements Consumer {
     this.#stopLeases = runtime.setTimer(spec.leaseMs / 3, extend);
   }
 
+  /** At the broker and in the inbox; what one of them no longer grants is not ours to handle. */
   async #extendLeases(subscription: Subscription): Promise<void> {
     const works = [...this.#unsettled.values()].filter((work) => work.state !== "ended");
+    const ours = works.filter((work) => !work.lost);
+    await Promise.all([this.#extendDeliveries(subscription, ours), this.#extendClaims(works)]);
+  }
+
+  async #extendDeliveries(subscription: Subscription, works: readonly Work[]): Promise<void> {
     if (works.length === 0) return;
-    const { once, emit } = this.#context.dispatch;
-    const warn = (error: unknown): void =>
-      emit({
-        type: "warning",
-        code: "LEASE",
-        message: `leases were not extended: ${storeError(error).message}`,
-      });
-    await subscription.extend(works.map((work) => work.raw)).catch(warn);
-    await once.extend(works.map((work) => work.inboxKey)).catch(warn);
+    const raws = works.map((work) => work.raw);
+    try {
+      const results = await subscription.extend(raws);
+      const failed = results.find((result) => result.status === "failed");
+      if (failed !== undefined) this.#warnOfLease("the broker", failed.error);
+      this.#lost(raws.filter((_, i) => results[i]?.status === "stale"));
+    } catch (error) {
+      this.#warnOfLease("the broker", error);
+    }
+  }
+
+  async #extendClaims(works: readonly Work[]): Promise<void> {
+    if (works.length === 0) return;
+    try {
+      const lost = new Set(await this.#context.dispatch.once.extend(works.map((work) => work.inboxKey)));
+      const reason = new StoreError("ERR_LEASE_LOST", "the inbox claim was lost to another consumer");
+      for (const work of works) if (lost.has(work.inboxKey)) this.#interrupt(work, reason);
+    } catch (error) {
+      this.#warnOfLease("the store", error);
+    }
+  }
+
+  #warnOfLease(of: string, error: unknown): void {
+    const message = `${of} did not extend the leases of group "${this.group}": ${textOf(error)}`;
+    this.#context.dispatch.emit({ type: "warning", code: "LEASE", message });
   }
 
   async #close(timeoutMs: number): Promise<void> {
     this.#closing.abort(new LifecycleError("ERR_DRAINING", "the consumer is closing"));
+    this.#paused?.resolve();
     try {
       await this.#subscription?.stop();
-      await this.#drain(timeoutMs);
     } finally {
+      await this.#drain(timeoutMs);
       this.#stopLeases();
-      await this.#subscription?.close();
-      this.#context.onClosed(this);
+      try {
+        await this.#subscription?.close();
+      } finally {
+        this.#context.onClosed(this);
+      }
     }
   }
 
@@ -206,17 +285,5 @@ class RunningConsumer implements Consumer {
     this.#leaving.abort(reason);
     for (const work of this.#unsettled.values()) work.state = "ended";
     this.#unsettled.clear();
-  }
-}
-
-async function resolvesWithin(runtime: Runtime, ms: number, done: Promise<void>): Promise<boolean> {
-  let cancel: Cancel = () => undefined;
-  const late = new Promise<false>((resolve) => {
-    cancel = runtime.setTimer(ms, () => resolve(false));
-  });
-  try {
-    return await Promise.race([done.then(() => true), late]);
-  } finally {
-    cancel();
   }
 }

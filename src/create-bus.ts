@@ -4,9 +4,10 @@ import type { Adapter } from "./adapter.ts";
 import { adapterFromUrl } from "./backends.ts";
 import type { Bus } from "./bus.ts";
 import { type Runtime, nodeRuntime } from "./clock.ts";
-import { type Duration, show, toMs } from "./duration.ts";
+import { type Duration, toMs } from "./duration.ts";
 import { ConfigurationError } from "./errors.ts";
 import { type EventListener, type Logger, createEmitter, logEvents, warnOnce } from "./events.ts";
+import { show } from "./inspect.ts";
 import { checkPrefix } from "./names.ts";
 import { checkBoolean, checkFunction, checkInteger, checkKeys, checkString } from "./options.ts";
 import { PostriderBus } from "./postrider-bus.ts";
@@ -77,14 +78,18 @@ export function createBus<Tx = DatabaseSync, Handle = DatabaseSync>(
   if (options.onEvent !== undefined) checkFunction("onEvent", options.onEvent);
   const prefix = options.prefix ?? "";
   checkPrefix(prefix);
-  const adapter = checkAdapter(options.adapter ?? "sqlite:./.postrider/bus.db");
+  if (options.logger !== undefined) checkLogger(options.logger);
+  if (options.store !== undefined) checkStore(options.store);
+  const adapter = checkAdapter(
+    options.adapter === undefined ? "sqlite:./.postrider/bus.db" : options.adapter,
+  );
   const runtime = options.runtime ?? nodeRuntime;
   const listeners = [
     ...(options.onEvent === undefined ? [] : [options.onEvent]),
     options.logger === undefined ? warnOnce() : logEvents(options.logger),
   ];
   const maxBytes = checkInteger("maxBytes", options.maxBytes ?? 1_048_576, 1, 1_073_741_824);
-  return new PostriderBus({
+  const context = {
     adapter,
     store: options.store ?? adapter.store,
     runtime,
@@ -97,11 +102,41 @@ export function createBus<Tx = DatabaseSync, Handle = DatabaseSync>(
       source: checkString("source", options.source ?? "postrider", 255),
       maxBytes: Math.min(maxBytes, adapter.capabilities.maxBytes),
     },
-    connectTimeoutMs: toMs(options.connectTimeout ?? "10s", "connectTimeout"),
+    connectTimeoutMs: toMs(options.connectTimeout ?? "10s", "connectTimeout", { min: 1 }),
     publishTimeoutMs: toMs(options.publishTimeout ?? "30s", "publishTimeout", { min: 1 }),
     drainTimeoutMs: toMs(options.drainTimeout ?? "20s", "drainTimeout"),
     inboxRetentionMs: toMs(options.inboxRetention ?? "7d", "inboxRetention", { min: 60_000 }),
-  }) as Bus<Tx, Handle>;
+  };
+  // After all other checks: a call that throws must not keep the adapter.
+  claimAdapter(adapter);
+  return new PostriderBus(context) as Bus<Tx, Handle>;
+}
+
+/** Adapters that belong to a bus. */
+const claimed = new WeakSet<Adapter>();
+
+function claimAdapter(adapter: Adapter): void {
+  if (claimed.has(adapter)) {
+    throw new ConfigurationError(
+      "ERR_CONFIG",
+      "this adapter belongs to another bus, which would close it; make one adapter for each bus",
+    );
+  }
+  claimed.add(adapter);
+}
+
+function checkLogger(logger: Logger | null): void {
+  for (const level of ["debug", "info", "warn", "error"] as const) {
+    checkFunction(`logger.${level}`, logger?.[level]);
+  }
+}
+
+function checkStore(store: Partial<Store> | null): void {
+  if (typeof store?.transaction === "function" && typeof store.outbox === "object") return;
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    `store must be a store such as postgres({ pool }), got ${show(store)}`,
+  );
 }
 
 function checkAdapter(adapter: Adapter | string): Adapter {

@@ -1,18 +1,18 @@
 /** Dead letters as a product: list them, redrive them to their group, discard them; the same on every broker. */
 import type { Adapter, DeadLetterCursor, GroupSpec, StoredDeadLetter } from "./adapter.ts";
 import type { Runtime } from "./clock.ts";
-import { describe } from "./envelope.ts";
+import { decodePayload, describe } from "./envelope.ts";
 import type { DeadLetterReason, EventListener } from "./events.ts";
 import { deadLetterHeaders, header, headerCount, headerTime, patchHeaders } from "./headers.ts";
 import type { Message, WireMessage } from "./message.ts";
-import { checkFunction, checkInteger, checkKeys } from "./options.ts";
+import { checkBoolean, checkFunction, checkInteger, checkKeys } from "./options.ts";
 import type { Producer } from "./producer.ts";
 import { ConfigurationError } from "./errors.ts";
 import type { Topic } from "./topic.ts";
 
 /** A message that could not be handled, with what is known of why. */
 export interface DeadLetter<Payload = unknown> {
-  /** `payload` is `undefined` when the bytes cannot be decoded; `body` has them. */
+  /** `payload` is `undefined` when the bytes cannot be decoded or do not match the schema; `body` has them. */
   readonly message: Message<Payload | undefined>;
   /** The original bytes. */
   readonly body: Uint8Array | null;
@@ -105,13 +105,14 @@ export function createDeadLetters(context: DeadLettersContext): DeadLetters {
       const ids = options.ids === undefined ? undefined : new Set(options.ids);
       for (;;) {
         options.signal?.throwIfAborted();
+        if (left <= 0) return;
         const stored = await cursor.read(pageSize);
-        if (stored.length === 0 || left <= 0) return;
-        const page = stored
-          .map((one): Selected => ({
-            stored: one,
-            letter: toDeadLetter(context.topic, spec, one, runtime.now()),
-          }))
+        if (stored.length === 0) return;
+        const all = stored.map(async (one): Promise<Selected> => ({
+          stored: one,
+          letter: await toDeadLetter(context.topic, spec, one, runtime.now()),
+        }));
+        const page = (await Promise.all(all))
           .filter(({ letter }) => ids?.has(letter.message.id) ?? true)
           .filter(({ letter }) => options.where?.(letter) ?? true)
           .slice(0, left);
@@ -184,8 +185,13 @@ export function createDeadLetters(context: DeadLettersContext): DeadLetters {
   };
 }
 
-function checkSelect(where: string, options: SelectOptions, known: readonly string[]): void {
+function checkSelect(
+  where: string,
+  options: SelectOptions & { readonly dryRun?: boolean | undefined },
+  known: readonly string[],
+): void {
   checkKeys(where, options, known);
+  if (options.dryRun !== undefined) checkBoolean(`${where} dryRun`, options.dryRun);
   if (options.limit !== undefined) checkInteger(`${where} limit`, options.limit, 1, Number.MAX_SAFE_INTEGER);
   if (options.where !== undefined) checkFunction(`${where} where`, options.where);
   if (options.ids !== undefined && !Array.isArray(options.ids)) {
@@ -203,7 +209,12 @@ function checkRate(rate: number): number {
   return rate;
 }
 
-function toDeadLetter(topic: Topic, spec: GroupSpec, stored: StoredDeadLetter, now: number): DeadLetter {
+async function toDeadLetter(
+  topic: Topic,
+  spec: GroupSpec,
+  stored: StoredDeadLetter,
+  now: number,
+): Promise<DeadLetter> {
   const { message: wire } = stored;
   const { headers } = wire;
   const time = (name: string): Date | undefined => {
@@ -211,7 +222,11 @@ function toDeadLetter(topic: Topic, spec: GroupSpec, stored: StoredDeadLetter, n
     return value === undefined ? undefined : new Date(value);
   };
   return {
-    message: { ...describe(topic.name, stored.position, wire, now), payload: decodeQuietly(topic, wire) },
+    message: {
+      ...describe(topic.name, stored.position, wire, now),
+      // What cannot be read says so by being `undefined`; the bytes are there.
+      payload: await decodePayload(topic, wire).catch(() => undefined),
+    },
     body: wire.body,
     topic: topic.name,
     group: spec.group,
@@ -228,18 +243,15 @@ function toDeadLetter(topic: Topic, spec: GroupSpec, stored: StoredDeadLetter, n
   };
 }
 
-function decodeQuietly(topic: Topic, wire: WireMessage): unknown {
-  if (wire.body === null) return null;
-  try {
-    return topic.codec.decode(wire.body);
-  } catch {
-    return undefined;
-  }
-}
-
 /** The message as it was, its attempts reset, with a note that it was redriven. */
 function redriven(message: WireMessage, letter: DeadLetter): WireMessage {
-  const reset = [...deadLetterHeaders, header.failures, header.firstFailureAt, header.notBefore];
+  const reset = [
+    ...deadLetterHeaders,
+    header.failures,
+    header.redeliveries,
+    header.firstFailureAt,
+    header.notBefore,
+  ];
   return {
     ...message,
     headers: patchHeaders(message.headers, {

@@ -6,17 +6,19 @@ import type { Adapter } from "./adapter.ts";
 import type { Runtime } from "./clock.ts";
 import { type HandlerContext, bindLogger } from "./context.ts";
 import { decodePayload } from "./envelope.ts";
+import { maxDurationMs } from "./duration.ts";
 import { HandlerTimeoutError } from "./errors.ts";
 import type { EventListener, Logger } from "./events.ts";
 import { header, headerTime } from "./headers.ts";
+import { textOf } from "./inspect.ts";
 import type { Slot } from "./lanes.ts";
 import { type Once, storeError } from "./once.ts";
-import type { FailedAttempt, Outcome } from "./outcome.ts";
+import { type FailedAttempt, type Outcome, checkOutcome } from "./outcome.ts";
 import type { Publisher } from "./publisher.ts";
 import { jittered, retryLoop } from "./retry/loop.ts";
 import { type RetryPolicy, decide } from "./retry/policy.ts";
 import type { Topic } from "./topic.ts";
-import { type Work, infoOf } from "./work.ts";
+import { type Work, infoOf, waitWith } from "./work.ts";
 
 export interface DispatchContext {
   readonly adapter: Adapter;
@@ -45,13 +47,27 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
   const { runtime, topic, policy, once, emit, closing } = context;
   const storeBackoff = jittered(runtime, "store", 200, 30_000);
 
-  const wait = (slot: Slot, ms: number): Promise<void> => slot.lendWhile(() => runtime.sleep(ms, closing));
+  const wait = (work: Work, slot: Slot, ms: number): Promise<void> =>
+    slot.lendWhile(() => waitWith(work, runtime, ms, closing));
 
-  /** How long a delayed message has left. Two wall clocks are compared, so never longer than the adapter's longest delay. */
+  /** How long a delayed message has left. No delay is longer than a year: what says so was not written by us. */
   const dueIn = (work: Work): number => {
-    const dueAt = headerTime(work.raw.message.headers, header.notBefore);
-    if (dueAt === undefined) return 0;
-    return Math.min(Math.max(0, dueAt - runtime.now()), context.adapter.capabilities.maxDelayMs);
+    const dueAt = headerTime(work.raw.message.headers, header.notBefore) ?? 0;
+    const dueInMs = Math.max(0, dueAt - runtime.now());
+    return dueInMs > maxDurationMs ? 0 : dueInMs;
+  };
+
+  /** What to attempt: a payload of its own for each attempt, whatever the one before did to it; or why there is none. */
+  const prepare = async (work: Work): Promise<{ readonly payload: unknown } | Outcome> => {
+    if (work.raw.redeliveries >= context.crashLimit) {
+      const error = new Error(`handed over ${work.raw.redeliveries} times without an end`);
+      return { kind: "deadLetter", reason: "crash-loop", error };
+    }
+    try {
+      return { payload: await decodePayload(topic, work.raw.message) };
+    } catch (error) {
+      return { kind: "deadLetter", reason: "invalid", error };
+    }
   };
 
   /** One run of the handler. Never rejects. */
@@ -61,10 +77,9 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     tx: unknown,
     signal: AbortSignal,
   ): Promise<Outcome | FailedAttempt> => {
-    const message = { ...work.message, payload };
     const handlerContext: HandlerContext<unknown, unknown> = {
       ...context.publisherFor(work, tx),
-      message,
+      message: { ...work.message, payload },
       group: work.raw.group,
       attempt: work.attempt,
       signal,
@@ -72,23 +87,30 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
       tx,
     };
     try {
-      const outcome = await abortable(signal, context.run(handlerContext));
+      signal.throwIfAborted();
+      const outcome = checkOutcome(await abortable(signal, context.run(handlerContext)));
       return outcome.kind === "retry" ? { ...outcome, kind: "failed" } : outcome;
     } catch (error) {
       return { kind: "failed", error };
     }
   };
 
-  /** One attempt under protection and time limit. The store's failures are waited out here, uncounted. */
-  const attemptOnce = (work: Work, payload: unknown, slot: Slot): Promise<Outcome | FailedAttempt> =>
+  /**
+   * One attempt under protection and time limit. The store's failures are waited out here, uncounted. What cannot be
+   * attempted is protected too: a message that was handled before does not become a dead letter as well.
+   */
+  const attemptOnce = (work: Work, slot: Slot): Promise<Outcome | FailedAttempt> =>
     retryLoop(
-      (ms) => wait(slot, ms),
+      (ms) => wait(work, slot, ms),
       async () => {
+        if (work.lost) return { kind: "release" };
+        const prepared = await prepare(work);
         const limit = timeLimit(runtime, context.timeoutMs, work.cancel.signal);
         try {
           return await once.attempt(work.inboxKey, limit.signal, (tx) => {
+            if ("kind" in prepared) return Promise.resolve(prepared);
             limit.start();
-            return runHandler(work, payload, tx, limit.signal);
+            return runHandler(work, prepared.payload, tx, limit.signal);
           });
         } finally {
           limit.clear();
@@ -101,64 +123,70 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
       },
     );
 
-  /** What becomes of a failed attempt. */
+  /** What becomes of a failed attempt. A policy of the user's own that throws must not decide by that. */
   const judge = (work: Work, failed: FailedAttempt): Outcome => {
     work.firstFailureAt ??= runtime.now();
-    const ageMs = runtime.now() - work.firstFailureAt;
-    const outcome = decide({ ...failed, attempt: work.attempt, ageMs }, policy, runtime.random("jitter"));
-    if (outcome.kind === "retry")
-      emit({ type: "retry", delayMs: outcome.delayMs, error: failed.error, ...infoOf(work) });
-    return outcome;
+    work.failures += 1;
+    const ageMs = Math.max(0, runtime.now() - work.firstFailureAt);
+    const failure = { ...failed, failures: work.failures, ageMs };
+    const random = runtime.random("jitter");
+    try {
+      return decide(failure, policy, random);
+    } catch (error) {
+      const message = `retry.backoff or retry.retryIf of group "${work.raw.group}" threw: ${textOf(error)}; trying again after ${fallbackDelayMs} ms`;
+      emit({ type: "warning", code: "RETRY_POLICY", message });
+      return decide(failure, { ...policy, retryIf: () => true, backoff: () => fallbackDelayMs }, random);
+    }
   };
 
-  const attempt = async (work: Work, payload: unknown, slot: Slot): Promise<Outcome> => {
-    const attempted = await attemptOnce(work, payload, slot);
+  const attempt = async (work: Work, slot: Slot): Promise<Outcome> => {
+    work.attempt = work.failures + work.redeliveries + 1;
+    const attempted = await attemptOnce(work, slot);
+    // A failure of what was lost decides nothing: its next delivery is tried.
+    if (work.lost && attempted.kind === "failed") return { kind: "release" };
     if (work.cancel.signal.aborted && attempted.kind !== "ack") return { kind: "release" };
     const outcome = attempted.kind === "failed" ? judge(work, attempted) : attempted;
+    if (outcome.kind === "retry") {
+      const { delayMs, error } = outcome;
+      emit({ type: "retry", delayMs, error, ...infoOf(work) });
+    }
     if (outcome.kind === "later") emit({ type: "busy", delayMs: outcome.delayMs, ...infoOf(work) });
     return outcome;
   };
 
-  /** Short waits, and all waits of ordered consumers, are spent here; the message stays ours meanwhile. */
-  const attemptUntilDecided = async (work: Work, payload: unknown, slot: Slot): Promise<Outcome> => {
+  /** Short waits, and all waits that keep the order of a key, are spent here; the message stays ours meanwhile. */
+  const attemptUntilDecided = async (work: Work, slot: Slot): Promise<Outcome> => {
+    const inPlace = context.order === "key" && work.message.key !== undefined;
     let last: Outcome | undefined;
     const run = async (): Promise<Outcome> => {
-      if (last?.kind === "retry") work.attempt += 1;
-      last = await attempt(work, payload, slot);
+      last = await attempt(work, slot);
       if (last.kind !== "retry" && last.kind !== "later") return last;
-      if (context.order === "key" || last.delayMs < context.holdBelowMs) throw new Held(last.delayMs);
+      if (inPlace || last.delayMs < context.holdBelowMs) throw new Held(last.delayMs);
       return last;
     };
     try {
       return await retryLoop(
-        (ms) => wait(slot, ms),
+        (ms) => wait(work, slot, ms),
         run,
         (held) => (held instanceof Held ? held.delayMs : undefined),
       );
     } catch (error) {
-      if (!closing.aborted) throw error;
+      if (!closing.aborted || error !== closing.reason) throw error;
       // Cut off by closing: the broker waits instead, unless that would let later messages of the key pass.
-      return last?.kind === "retry" && context.order === "none" ? last : { kind: "release" };
+      return last?.kind === "retry" && !inPlace ? last : { kind: "release" };
     }
   };
 
   return async (work, slot) => {
     const dueInMs = dueIn(work);
     if (dueInMs > 0 && dueInMs >= context.holdBelowMs) return { kind: "later", delayMs: dueInMs };
-    if (dueInMs > 0 && !(await waited(wait(slot, dueInMs)))) return { kind: "release" };
-    if (work.raw.redeliveries >= context.crashLimit) {
-      const error = new Error(`handed over ${work.raw.redeliveries} times without an end`);
-      return { kind: "deadLetter", reason: "crash-loop", error };
-    }
-    let payload: unknown;
-    try {
-      payload = await decodePayload(topic, work.raw.message);
-    } catch (error) {
-      return { kind: "deadLetter", reason: "invalid", error };
-    }
-    return attemptUntilDecided(work, payload, slot);
+    if (dueInMs > 0 && !(await waited(wait(work, slot, dueInMs)))) return { kind: "release" };
+    return attemptUntilDecided(work, slot);
   };
 }
+
+/** How long to wait when the user's own policy gives no answer. */
+const fallbackDelayMs = 60_000;
 
 /** An attempt to be made again in this process after a wait. */
 class Held extends Error {

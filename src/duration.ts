@@ -1,4 +1,5 @@
 import { ConfigurationError } from "./errors.ts";
+import { show } from "./inspect.ts";
 
 /**
  * A length of time: a number of milliseconds, or a number with its unit. A wrong unit does not compile.
@@ -49,15 +50,6 @@ function parse(value: unknown): number | undefined {
   const match = pattern.exec(value);
   if (match === null) return undefined;
   return Math.round(Number(match[1]) * unitMs[match[2] as keyof typeof unitMs]);
-}
-
-/** A value as an error message shows it: short, on one line, strings in quotes. */
-export function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}…` : value);
-  if (typeof value === "function") return "a function";
-  if (Array.isArray(value)) return "an array";
-  if (typeof value === "object" && value !== null) return "an object";
-  return String(value);
 }
 
 /** A duration as a name carries it: the largest unit that is exact (`30s`, `5m`, `250ms`). */

@@ -1,8 +1,10 @@
 /** Message to wire form and back: the only place that knows attribute names, header names and codec together. */
 import type { Runtime } from "./clock.ts";
-import { show } from "./duration.ts";
+import { json } from "./codec.ts";
 import { CodecError } from "./errors.ts";
 import { type Headers, checkHeaders, header, headerCount, headerMap, traceHeaders } from "./headers.ts";
+import { idLimit, isIdText, toUsableId } from "./ids.ts";
+import { show, textOf } from "./inspect.ts";
 import type { Message, WireMessage } from "./message.ts";
 import { validate } from "./schema.ts";
 import type { Topic } from "./topic.ts";
@@ -26,7 +28,6 @@ export interface EnvelopeContext {
   readonly maxBytes: number;
 }
 
-const idLimit = 255;
 const keyLimit = 512;
 
 /**
@@ -42,7 +43,7 @@ export function encode(
   const headers = checkHeaders(options.headers);
   const body = encodeBody(topic, payload, context.maxBytes);
   const finish = (valid: unknown): WireMessage => {
-    const key = checkKey(options.key ?? topic.key?.(valid as never));
+    const key = checkKey(options.key ?? keyOf(topic, valid));
     return {
       attributes: attributesOf(topic, key, headers, options, context),
       headers: ownHeaders(headers),
@@ -54,11 +55,30 @@ export function encode(
   if (!(result instanceof Promise)) return finish(result);
   // An asynchronous validator would read what the caller changes meanwhile: it runs again, on a copy made now.
   result.catch(() => undefined);
-  return Promise.resolve(validate(topic.name, topic.schema, structuredClone(payload))).then(finish);
+  return Promise.resolve(validate(topic.name, topic.schema, copyOf(topic, payload))).then(finish);
+}
+
+function keyOf(topic: Topic, payload: unknown): string | undefined {
+  try {
+    return topic.key?.(payload as never);
+  } catch (cause) {
+    throw new CodecError("ERR_ID", `key function of topic "${topic.name}" failed: ${textOf(cause)}`, {
+      cause,
+    });
+  }
+}
+
+function copyOf(topic: Topic, payload: unknown): unknown {
+  try {
+    return structuredClone(payload);
+  } catch (cause) {
+    const text = `payload for topic "${topic.name}" cannot be copied, which its asynchronous schema needs: ${textOf(cause)}`;
+    throw new CodecError("ERR_ENCODE", text, { cause });
+  }
 }
 
 function encodeBody(topic: Topic, payload: unknown, maxBytes: number): Uint8Array {
-  const body = topic.codec.encode(payload);
+  const body = callEncode(topic, payload);
   if (body.byteLength > maxBytes) {
     const [size, limit] = [body.byteLength, maxBytes].map((n) => n.toLocaleString("en-US"));
     throw new CodecError(
@@ -67,6 +87,22 @@ function encodeBody(topic: Topic, payload: unknown, maxBytes: number): Uint8Arra
     );
   }
   return body;
+}
+
+function callEncode(topic: Topic, payload: unknown): Uint8Array {
+  let body: unknown;
+  try {
+    body = topic.codec.encode(payload);
+  } catch (cause) {
+    if (cause instanceof CodecError) throw cause;
+    const text = `payload for topic "${topic.name}" cannot be encoded: ${textOf(cause)}`;
+    throw new CodecError("ERR_ENCODE", text, { cause });
+  }
+  if (body instanceof Uint8Array) return body;
+  throw new CodecError(
+    "ERR_ENCODE",
+    `codec of topic "${topic.name}" must give a Uint8Array, gave ${show(body)}`,
+  );
 }
 
 function attributesOf(
@@ -108,8 +144,9 @@ function ownHeaders(headers: Headers): Headers {
   return map;
 }
 
-function checkId(what: string, value: unknown): string {
-  if (typeof value !== "string" || value.length === 0 || value.length > idLimit || !isText(value)) {
+/** Text that may be an id or a key. Throws `ERR_ID`. */
+export function checkId(what: string, value: unknown): string {
+  if (typeof value !== "string" || value.length === 0 || value.length > idLimit || !isIdText(value)) {
     throw new CodecError(
       "ERR_ID",
       `${what} must be well-formed text of 1..${idLimit} characters, got ${show(value)}`,
@@ -120,18 +157,13 @@ function checkId(what: string, value: unknown): string {
 
 function checkKey(value: unknown): string | undefined {
   if (value === undefined) return undefined;
-  if (typeof value !== "string" || value.length === 0 || value.length > keyLimit || !isText(value)) {
+  if (typeof value !== "string" || value.length === 0 || value.length > keyLimit || !isIdText(value)) {
     throw new CodecError(
       "ERR_ID",
       `key must be well-formed text of 1..${keyLimit} characters, got ${show(value)}`,
     );
   }
   return value;
-}
-
-function isText(value: string): boolean {
-  // oxlint-disable-next-line no-control-regex -- control characters are what is refused
-  return value.isWellFormed() && !/[\u0000-\u001f\u007f]/u.test(value);
 }
 
 /** Attributes shown as fields of `Message`; the others are in `message.attributes`. */
@@ -164,19 +196,29 @@ export function describe(
     source: attributes["source"] ?? "",
     time: new Date(Number.isNaN(sent) ? now : sent),
     contentType: attributes["datacontenttype"],
-    idempotencyKey: attributes["idempotencykey"],
-    correlationId: attributes["correlationid"],
-    causationId: attributes["causationid"],
+    idempotencyKey: givenId(attributes["idempotencykey"]),
+    correlationId: givenId(attributes["correlationid"]),
+    causationId: givenId(attributes["causationid"]),
     redrives: headerCount(wire.headers, header.redrives),
-    attributes: headerMap(Object.entries(attributes).filter(([name]) => !shownAttributes.has(name))),
+    attributes: Object.freeze(
+      headerMap(Object.entries(attributes).filter(([name]) => !shownAttributes.has(name))),
+    ),
   };
 }
 
 /** The message's own id, or for a foreign message one derived from where it was first read, so that it stays the same. */
 export function idOf(topic: string, position: string, wire: WireMessage): string {
-  const own = wire.attributes["id"];
-  if (own !== undefined && own !== "") return own.slice(0, idLimit);
-  return `${topic}:${wire.headers[header.position] ?? position}`.slice(0, idLimit);
+  return ownIdOf(wire) ?? toUsableId(`${topic}:${wire.headers[header.position] ?? position}`);
+}
+
+/** The id its sender gave it, if any. */
+export function ownIdOf(wire: WireMessage): string | undefined {
+  return givenId(wire.attributes["id"]);
+}
+
+/** An empty id is none: taken for one, it would make all messages that have it duplicates of each other. */
+function givenId(value: string | undefined): string | undefined {
+  return value === undefined || value === "" ? undefined : toUsableId(value);
 }
 
 function shownHeaders(wire: WireMessage): Headers {
@@ -186,23 +228,21 @@ function shownHeaders(wire: WireMessage): Headers {
     const value = wire.attributes[name];
     if (value !== undefined) map[name] = value;
   }
-  return map;
+  return Object.freeze(map);
 }
 
 /** The payload a handler sees: decoded, then validated. Throws `CodecError`. */
 export async function decodePayload(topic: Topic, wire: WireMessage): Promise<unknown> {
-  let payload: unknown = null;
-  if (wire.body !== null) {
-    try {
-      payload = topic.codec.decode(wire.body);
-    } catch (cause) {
-      if (cause instanceof CodecError) throw cause;
-      throw new CodecError(
-        "ERR_DECODE",
-        `body of topic "${topic.name}" cannot be decoded: ${String(cause)}`,
-        { cause },
-      );
-    }
+  return validate(topic.name, topic.schema, wire.body === null ? null : decodeBody(topic, wire.body));
+}
+
+function decodeBody(topic: Topic, body: Uint8Array): unknown {
+  try {
+    // A retry or a dead letter sends these bytes on, whatever the handler does to a payload that shares them. JSON does not.
+    return topic.codec.decode(topic.codec === json ? body : new Uint8Array(body));
+  } catch (cause) {
+    if (cause instanceof CodecError) throw cause;
+    const text = `body of topic "${topic.name}" cannot be decoded: ${textOf(cause)}`;
+    throw new CodecError("ERR_DECODE", text, { cause });
   }
-  return validate(topic.name, topic.schema, payload);
 }

@@ -6,7 +6,7 @@
  * or credentials.
  */
 
-/** Every code with its default `retryable`; a table-driven test checks each class against it. */
+/** Every code with its default `retryable`; a table-driven test checks each class against it. @internal */
 export const errorCodes = {
   ERR_CONFIG: false,
   ERR_CAPABILITY: false,
@@ -70,7 +70,12 @@ export class MessagingError extends Error {
 
   /** Whether `error` is one of the library's errors, whichever copy of the package made it. */
   static is(error: unknown): error is MessagingError {
-    return typeof error === "object" && error !== null && brand in error;
+    try {
+      return typeof error === "object" && error !== null && brand in error;
+    } catch {
+      // A proxy, revoked or hostile: whatever it is, it is none of ours.
+      return false;
+    }
   }
 }
 

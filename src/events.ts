@@ -4,6 +4,7 @@
  */
 import { channel } from "node:diagnostics_channel";
 import type { MessagingError } from "./errors.ts";
+import { isThenable, textOf } from "./inspect.ts";
 
 /** Which message of which group an event is about. */
 export interface DeliveryInfo {
@@ -76,6 +77,13 @@ export type BusEvent =
     } & DeliveryInfo)
   | { readonly type: "redriven"; readonly topic: string; readonly group: string; readonly messageId: string }
   | { readonly type: "relayed"; readonly count: number }
+  /** What waits in the outbox and for how long, every few seconds, by the relay that holds the lease. */
+  | {
+      readonly type: "backlog";
+      readonly depth: number;
+      readonly oldestMs: number;
+      readonly parked: number;
+    }
   | { readonly type: "relayFailed"; readonly error: MessagingError; readonly delayMs: number }
   /** An outbox row that cannot be published, put aside. */
   | {
@@ -83,6 +91,27 @@ export type BusEvent =
       readonly topic: string;
       readonly messageId: string;
       readonly error: MessagingError;
+    }
+  /** A prepared message was committed or rolled back, by its sender or by its check. */
+  | {
+      readonly type: "decided";
+      readonly topic: string;
+      readonly messageId: string;
+      readonly decision: "commit" | "rollback";
+    }
+  /** A check threw, or the store failed (then without a message); it is made again later. */
+  | {
+      readonly type: "checkFailed";
+      readonly topic?: string;
+      readonly messageId?: string;
+      readonly error: unknown;
+    }
+  /** Nobody knew, however often asked: the message waits for `bus.undecided(topic)`. */
+  | {
+      readonly type: "checkParked";
+      readonly topic: string;
+      readonly messageId: string;
+      readonly checks: number;
     };
 
 /**
@@ -117,13 +146,14 @@ export function createEmitter(listeners: readonly EventListener[]): EventListene
   const contain = (error: unknown): void => {
     if (complained) return;
     complained = true;
-    process.emitWarning(`an event listener failed and is ignored: ${String(error)}`, "PostriderWarning");
+    process.emitWarning(`an event listener failed and is ignored: ${textOf(error)}`, "PostriderWarning");
   };
   return (event) => {
     for (const listener of listeners) {
       try {
         const result: unknown = listener(event);
-        if (result instanceof Promise) result.catch(contain);
+        // An asynchronous listener's rejection must not end the process.
+        if (isThenable(result)) result.then(undefined, contain);
       } catch (error) {
         contain(error);
       }
@@ -153,8 +183,12 @@ const levels: Record<BusEvent["type"], Level> = {
   storeFailed: "error",
   redriven: "info",
   relayed: "debug",
+  backlog: "debug",
   relayFailed: "error",
   relayParked: "error",
+  decided: "debug",
+  checkFailed: "error",
+  checkParked: "error",
 };
 
 /** Writes events to a logger: the event's fields as details (errors under `err`), its type as the message. Never a payload. */
@@ -162,7 +196,11 @@ export function logEvents(logger: Logger): EventListener {
   return (event) => {
     const { type, error, ...details } = event as BusEvent & { readonly error?: unknown };
     const text = event.type === "warning" || event.type === "lost" ? event.message : type;
-    logger[levels[type]](error === undefined ? details : { ...details, err: error }, `postrider: ${text}`);
+    // What it returns, if anything, is the emitter's to contain.
+    return logger[levels[type]](
+      error === undefined ? details : { ...details, err: error },
+      `postrider: ${text}`,
+    );
   };
 }
 

@@ -3,7 +3,7 @@
  * header called `constructor` or `toString` is only a name.
  */
 import { CodecError } from "./errors.ts";
-import { show } from "./duration.ts";
+import { isPlainObject, show } from "./inspect.ts";
 
 /** Headers of a message: text by name. Made by `headerMap`, so there is no prototype. */
 export type Headers = Readonly<Record<string, string>>;
@@ -15,6 +15,8 @@ export type HeaderPatch = Readonly<Record<string, string | undefined>>;
 export const header = {
   /** Failed attempts so far; absent is 0. */
   failures: "pr-failures",
+  /** Hand-overs of earlier copies that ended without a word (crashes, lost connections); absent is 0. */
+  redeliveries: "pr-redeliveries",
   /** Epoch milliseconds of the first failed attempt. */
   firstFailureAt: "pr-first-failure-at",
   /** Epoch milliseconds before which a delayed message must not be handled. */
@@ -61,8 +63,8 @@ const totalLimit = 32 * 1024;
 /** A map without prototype, from another one or from pairs. */
 export function headerMap(from: Iterable<readonly [string, string]> | Headers = []): Record<string, string> {
   const map = Object.create(null) as Record<string, string>;
-  const pairs = Symbol.iterator in from ? from : Object.entries(from);
-  for (const [name, value] of pairs) map[name] = value;
+  if (Symbol.iterator in from) for (const [name, value] of from) map[name] = value;
+  else for (const name of Object.keys(from)) map[name] = from[name] as string;
   return map;
 }
 
@@ -83,19 +85,19 @@ export function patchHeaders(headers: Headers, patch: HeaderPatch): Record<strin
 export function checkHeaders(headers: unknown): Record<string, string> {
   const map = headerMap();
   if (headers === undefined) return map;
-  if (typeof headers !== "object" || headers === null || Array.isArray(headers)) {
-    throw new CodecError("ERR_HEADER", `headers must be an object of strings, got ${show(headers)}`);
+  if (!isPlainObject(headers)) {
+    throw new CodecError("ERR_HEADER", `headers must be a plain object of strings, got ${show(headers)}`);
   }
   let total = 0;
-  for (const [name, value] of Object.entries(headers as Record<string, unknown>)) {
+  for (const [name, value] of Object.entries(headers)) {
     checkHeaderName(name);
     map[name] = checkHeaderValue(name, value);
-    total += name.length + map[name].length;
+    total += name.length + Buffer.byteLength(map[name]);
   }
   if (total > totalLimit) {
     throw new CodecError(
       "ERR_HEADER",
-      `headers take ${total} characters, more than ${totalLimit}; put data into the payload`,
+      `headers take ${total} bytes, more than ${totalLimit}; put data into the payload`,
     );
   }
   return map;
@@ -114,11 +116,9 @@ function checkHeaderValue(name: string, value: unknown): string {
   if (typeof value !== "string") {
     throw new CodecError("ERR_HEADER", `header "${name}" must be a string, got ${show(value)}`);
   }
-  if (value.length > valueLimit) {
-    throw new CodecError(
-      "ERR_HEADER",
-      `header "${name}" is ${value.length} characters, more than ${valueLimit}`,
-    );
+  const size = Buffer.byteLength(value);
+  if (size > valueLimit) {
+    throw new CodecError("ERR_HEADER", `header "${name}" is ${size} bytes, more than ${valueLimit}`);
   }
   // oxlint-disable-next-line no-control-regex -- control characters are what is refused
   if (/[\u0000-\u001f\u007f]/u.test(value) || !value.isWellFormed()) {

@@ -32,3 +32,12 @@ export function summarize(
   const status = criticalDown || open === "closed" ? "down" : down.length > 0 ? "degraded" : "up";
   return { status, live: open !== "closed", ready: open === "open" && !criticalDown, checks };
 }
+
+/** Checks by name; of several parts with one name the worst is shown, so that one that works does not hide one that does not. */
+export function collectChecks(
+  parts: Iterable<readonly [string, HealthCheck]>,
+): Readonly<Record<string, HealthCheck>> {
+  const checks: Record<string, HealthCheck> = {};
+  for (const [name, one] of parts) if (checks[name]?.status !== "down") checks[name] = one;
+  return checks;
+}

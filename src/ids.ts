@@ -1,4 +1,6 @@
-/** UUIDv7 (RFC 9562): 48 bits of milliseconds, then randomness. Sorts by time, which keeps database indexes compact. */
+/** Ids of messages. Ours are UUIDv7 (RFC 9562): 48 bits of milliseconds, then randomness. Sorts by time, which keeps database indexes compact. */
+
+import { createHash } from "node:crypto";
 
 const hex = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, "0"));
 
@@ -15,7 +17,7 @@ export function createIdGenerator(
   const pool = new Uint8Array(8 * 256);
   let used = pool.length;
   return () => {
-    const time = now();
+    const time = Math.floor(now());
     if (time > last) {
       last = time;
       counter = 0;
@@ -39,4 +41,26 @@ function format(time: number, counter: number, random: Uint8Array): string {
   let tail = "";
   for (let i = 2; i < 8; i++) tail += hex[random[i] ?? 0];
   return `${timeHex.slice(0, 8)}-${timeHex.slice(8)}-7${counterHex}-${variant}${hex[random[1] ?? 0]}-${tail}`;
+}
+
+/** Longest id, in UTF-16 units. */
+export const idLimit = 255;
+
+// oxlint-disable-next-line no-control-regex -- control characters are what is looked for
+const controls = /[\u0000-\u001f\u007f]/u;
+
+/** Whether `text` may be an id or a key: well-formed, without control characters. */
+export function isIdText(text: string): boolean {
+  return text.isWellFormed() && !controls.test(text);
+}
+
+/**
+ * An id somebody else chose, as one that may be used: itself, or, when it is too long or not printable, its beginning with a
+ * hash of all of it. Two different ones must not become equal, or one message would be taken for a duplicate of the other.
+ */
+export function toUsableId(foreign: string): string {
+  if (foreign.length <= idLimit && isIdText(foreign)) return foreign;
+  const hash = createHash("sha256").update(foreign, "utf16le").digest("hex");
+  const readable = foreign.slice(0, idLimit - hash.length - 1).toWellFormed();
+  return `${Array.from(readable, (char) => (controls.test(char) ? "?" : char)).join("")}~${hash}`;
 }

@@ -2,11 +2,15 @@
  * Names of topics and groups, and of everything made from them on a broker. A person recognises each at sight,
  * and two topics can never collide: names may not contain `--`, which is the separator of ours.
  */
-import { formatDuration, show } from "./duration.ts";
+import { formatDuration } from "./duration.ts";
 import { ConfigurationError } from "./errors.ts";
+import { show } from "./inspect.ts";
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/;
 const prefixPattern = /^[A-Za-z0-9._-]{0,30}$/;
+
+/** RabbitMQ keeps `amq.` for itself; `postrider--delay-…` are our own shared queues. */
+const reservedTopicPattern = /^(?:amq\.|postrider$)/;
 
 /** Throws `ERR_CONFIG` unless `name` may name a topic or a group. */
 export function checkName(what: "topic" | "group", name: unknown): asserts name is string {
@@ -15,6 +19,9 @@ export function checkName(what: "topic" | "group", name: unknown): asserts name 
       "ERR_CONFIG",
       `${what} name ${show(name)} must be 1..100 of A-Z a-z 0-9 . _ - , begin with a letter or digit, and not contain "--" or ".."`,
     );
+  }
+  if (what === "topic" && reservedTopicPattern.test(name)) {
+    throw new ConfigurationError("ERR_CONFIG", `${what} name ${show(name)} is reserved; choose another`);
   }
 }
 

@@ -5,11 +5,14 @@
 import type { Runtime } from "./clock.ts";
 import { createCoalescer } from "./coalesce.ts";
 import { MessagingError, StoreError } from "./errors.ts";
+import { textOf } from "./inspect.ts";
 import type { FailedAttempt, Outcome } from "./outcome.ts";
 import type { InboxAnswer, InboxClaim, InboxKey, InboxOutcome, OutboxEntry, Store } from "./store.ts";
 
 /** Protection of a consumer's deliveries. A rejection is always the store's failure: try again, without counting an attempt. */
 export interface Once {
+  /** A second delivery of a message is kept from the handler while the first runs: so the first may finish though it was lost. */
+  readonly protects: boolean;
   /** Runs one attempt, or says that it ran before (`duplicate`) or runs elsewhere (`later`). `handle` never rejects. */
   attempt(
     key: InboxKey,
@@ -20,8 +23,8 @@ export interface Once {
   seal(key: InboxKey, outcome: Outcome, deadLetter: () => OutboxEntry): Promise<Outcome>;
   /** After the source is settled, or given back. */
   settled(key: InboxKey, outcome: Outcome): Promise<void>;
-  /** Keeps what is claimed for these deliveries. */
-  extend(keys: readonly InboxKey[]): Promise<void>;
+  /** Keeps what is claimed for these deliveries; resolves with those whose claim was lost to somebody else. */
+  extend(keys: readonly InboxKey[]): Promise<readonly InboxKey[]>;
 }
 
 type Attempted = Outcome | FailedAttempt;
@@ -31,14 +34,15 @@ const busyDelayMs = 500;
 
 /** `once: false`. */
 export const unprotected: Once = {
+  protects: false,
   attempt: (_key, _signal, handle) => handle(undefined),
   seal: (_key, outcome) => Promise.resolve(outcome),
   settled: () => Promise.resolve(),
-  extend: () => Promise.resolve(),
+  extend: () => Promise.resolve([]),
 };
 
-/** Thrown inside a transaction to roll it back; never leaves this file. */
-const rollback = new Error("rolled back by postrider");
+/** Thrown inside a transaction to roll it back; never leaves the function that began it. */
+export const rollback: Error = new Error("rolled back by postrider");
 
 /**
  * `once: "transaction"`: inbox row, effects and outgoing messages commit together. A dead letter leaves through the
@@ -57,9 +61,10 @@ export function onceInTransaction<Tx>(store: Store<Tx>): Once {
     });
 
   return {
+    protects: true,
     async attempt(key, signal, handle) {
       let answer: InboxAnswer = "fresh";
-      let attempted: Attempted | undefined;
+      let attempted = undefined as Attempted | undefined;
       const transaction = store.transaction(async (tx) => {
         answer = await store.inbox.record(tx, key, "handled");
         if (answer !== "fresh") throw rollback;
@@ -68,11 +73,17 @@ export function onceInTransaction<Tx>(store: Store<Tx>): Once {
       }, signal);
       try {
         await transaction;
+        return { kind: "ack" };
       } catch (error) {
         if (signal.aborted) return { kind: "failed", error: signal.reason };
-        if (error !== rollback) throw storeError(error);
+        if (answer !== "fresh") return answerOutcome(answer) as Outcome;
+        // Not committed for sure, even when the database failed at the rollback, perhaps by the handler's doing.
+        if (attempted !== undefined && attempted.kind !== "ack") return attempted;
+        const failure = storeError(error);
+        // What the database refuses for good at the commit (a deferred constraint) is the fault of what was written.
+        if (attempted !== undefined && !failure.retryable) return { kind: "failed", error: failure };
+        throw failure;
       }
-      return answerOutcome(answer) ?? (attempted as unknown as Attempted);
     },
     async seal(key, outcome, deadLetter) {
       if (outcome.kind !== "deadLetter" && outcome.kind !== "discard") return outcome;
@@ -83,7 +94,7 @@ export function onceInTransaction<Tx>(store: Store<Tx>): Once {
       return answerOutcome(answer) ?? (dead ? { ...outcome, stored: true } : outcome);
     },
     settled: () => Promise.resolve(),
-    extend: () => Promise.resolve(),
+    extend: () => Promise.resolve([]),
   };
 }
 
@@ -91,6 +102,8 @@ export function onceInTransaction<Tx>(store: Store<Tx>): Once {
 export function onceByLease(store: Store, runtime: Runtime, leaseMs: number): Once {
   /** By delivery, not by key: a second delivery of the same message in this process must find it claimed. */
   const held = new Map<InboxKey, InboxClaim>();
+  /** One token per delivery: a claim whose answer was lost is asked for again by the same one. */
+  const tokens = new WeakMap<InboxKey, string>();
   const batch = { runtime, maxBatch: 100, maxInFlight: 2 };
   const claims = createCoalescer<InboxClaim, InboxAnswer>({
     ...batch,
@@ -116,9 +129,12 @@ export function onceByLease(store: Store, runtime: Runtime, leaseMs: number): On
   };
 
   return {
+    protects: true,
     async attempt(key, _signal, handle) {
       if (!held.has(key)) {
-        const claim = { ...key, token: runtime.newId() };
+        const token = tokens.get(key) ?? runtime.newId();
+        tokens.set(key, token);
+        const claim = { ...key, token };
         const elsewhere = answerOutcome(await claims.push(claim).catch(rethrowAsStoreError));
         if (elsewhere !== undefined) return elsewhere;
         held.set(key, claim);
@@ -132,8 +148,14 @@ export function onceByLease(store: Store, runtime: Runtime, leaseMs: number): On
     },
     settled: (key, outcome) => (outcome.kind === "deadLetter" ? complete(key, "dead") : release(key)),
     async extend(keys) {
-      const mine = keys.map((key) => held.get(key)).filter((claim) => claim !== undefined);
-      if (mine.length > 0) await store.inbox.extend(mine, leaseMs);
+      const mine = keys.filter((key) => held.has(key));
+      if (mine.length === 0) return [];
+      const kept = await store.inbox.extend(
+        mine.map((key) => held.get(key) as InboxClaim),
+        leaseMs,
+      );
+      // One that ended meanwhile is not lost.
+      return mine.filter((key, i) => kept[i] === false && held.has(key));
     },
   };
 }
@@ -151,5 +173,5 @@ function rethrowAsStoreError(error: unknown): never {
 /** Whatever a store throws is the store's failure, never the handler's. */
 export function storeError(error: unknown): MessagingError {
   if (MessagingError.is(error)) return error;
-  return new StoreError("ERR_STORE", `the store failed: ${String(error)}`, { cause: error });
+  return new StoreError("ERR_STORE", `the store failed: ${textOf(error)}`, { cause: error });
 }

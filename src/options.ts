@@ -1,7 +1,7 @@
 /** Checks of options: an unknown, wrong or impossible one is refused by name before anything starts. */
 import leven from "leven";
-import { show } from "./duration.ts";
 import { ConfigurationError } from "./errors.ts";
+import { show } from "./inspect.ts";
 
 /** Refuses keys that are not in `known`, with a did-you-mean. Throws `ERR_CONFIG`. */
 export function checkKeys(where: string, options: unknown, known: readonly string[]): void {
@@ -72,9 +72,4 @@ export function checkString(option: string, value: unknown, maxLength: number): 
     );
   }
   return value;
-}
-
-/** A URL with its password masked, for messages and logs. Anything that is no URL is shown without what follows `//…@`. */
-export function redactUrl(url: string): string {
-  return url.replace(/(\/\/[^/@:]*):[^@]*@/u, "$1:***@");
 }

@@ -1,7 +1,8 @@
 /** What becomes of a delivery. Decided first, by `retry/policy.ts`; executed after, by `settle.ts`. */
-import { type Duration, show, toMs } from "./duration.ts";
-import { CodecError } from "./errors.ts";
+import { type Duration, toMs } from "./duration.ts";
+import { CodecError, ConfigurationError } from "./errors.ts";
 import type { DeadLetterReason } from "./events.ts";
+import { show } from "./inspect.ts";
 
 /** The fate of one delivery. */
 export type Outcome =
@@ -72,5 +73,38 @@ function checkReason(what: string, reason: unknown): string {
   if (typeof reason !== "string" || reason === "" || !reason.isWellFormed()) {
     throw new CodecError("ERR_VALIDATION", `${what} takes a reason, a non-empty string; got ${show(reason)}`);
   }
-  return reason.slice(0, 200);
+  return reason.slice(0, 200).toWellFormed();
+}
+
+/**
+ * The outcome a middleware resolved with, reduced to what a middleware may say. Throws `ERR_CONFIG` when it is none, such as
+ * the `undefined` of a middleware that forgot to return what `next()` gave it.
+ */
+export function checkOutcome(value: unknown): Outcome {
+  const outcome = value as Partial<Record<"reason" | "delayMs" | "error", unknown>> & {
+    readonly kind?: string;
+  };
+  const { delayMs, reason } = outcome ?? {};
+  const timed = typeof delayMs === "number" && delayMs >= 0;
+  switch (outcome?.kind) {
+    case "ack":
+    case "duplicate":
+    case "release":
+      return { kind: outcome.kind };
+    case "discard":
+      return { kind: "discard", reason: String(reason) };
+    case "deadLetter":
+      // Without `stored`: only the core knows that.
+      return { kind: "deadLetter", reason: String(reason), error: outcome.error };
+    case "retry":
+      if (timed) return { kind: "retry", delayMs, error: outcome.error };
+      break;
+    case "later":
+      if (timed) return { kind: "later", delayMs };
+      break;
+  }
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    `a middleware gave no outcome but ${show(value)}; let it \`return await next()\``,
+  );
 }

@@ -2,6 +2,7 @@
 import type { Adapter, GroupSpec } from "./adapter.ts";
 import type { Bus, DeclareOptions } from "./bus.ts";
 import type { Capabilities } from "./capabilities.ts";
+import type { Check } from "./check-back.ts";
 import type { Runtime } from "./clock.ts";
 import { type Connection, createConnection } from "./connection.ts";
 import {
@@ -10,30 +11,29 @@ import {
   type ConsumeOptions,
   checkConsumeOptions,
 } from "./consume.ts";
-import { type Consumer, startConsumer } from "./consumer.ts";
+import { type CloseOptions, type Consumer, checkCloseOptions, startConsumer } from "./consumer.ts";
 import { type DeadLetters, createDeadLetters } from "./dead-letters.ts";
-import { type Duration, toMs } from "./duration.ts";
 import type { EnvelopeContext } from "./envelope.ts";
 import { ConfigurationError, LifecycleError } from "./errors.ts";
 import type { EventListener, Logger } from "./events.ts";
-import { type Health, type HealthCheck, check, summarize } from "./health.ts";
+import { type Health, type HealthCheck, check, collectChecks, summarize } from "./health.ts";
+import { show } from "./inspect.ts";
 import { checkName, createNames } from "./names.ts";
 import { type Once, onceByLease, onceInTransaction, unprotected } from "./once.ts";
-import { checkFunction, checkInteger, checkKeys } from "./options.ts";
-import { createOutbox } from "./outbox/outbox.ts";
-import { type Relay, type RelayOptions, startRelay } from "./outbox/relay.ts";
-import { type Producer, createProducer, publishAllResult, topicSpec } from "./producer.ts";
-import {
-  type PublishAllResult,
-  type PublishOptions,
-  type Publisher,
-  type Receipt,
-  checkPublishOptions,
-} from "./publisher.ts";
+import { checkFunction, checkKeys } from "./options.ts";
+import { createOutbox, entryOf } from "./outbox/outbox.ts";
+import { createAnnouncer } from "./outbox/announcer.ts";
+import { type RelayOptions, checkRelayOptions } from "./outbox/relay-options.ts";
+import { type Relay, startRelay } from "./outbox/relay.ts";
+import { type Prepared, type Preparing, type Undecided, createPreparing } from "./prepared.ts";
+import { type Producer, createProducer, topicSpec } from "./producer.ts";
+import type { PublishAllOptions, PublishAllResult, PublishOptions, Publisher, Receipt } from "./publisher.ts";
+import { directPublisher, handlerPublisher } from "./publishers.ts";
 import { longestDelayMs } from "./retry/policy.ts";
+import { type OnceByLeaseOptions, type OnceOptions, type RunOnceContext, runOnce } from "./run-once.ts";
 import type { MigrationReport, Store } from "./store.ts";
-import type { Topic } from "./topic.ts";
-import type { Work } from "./work.ts";
+import { type Topic, checkTopic } from "./topic.ts";
+import { resolvesWithin } from "./within.ts";
 
 /** Everything `createBus` has checked. */
 export interface BusContext {
@@ -51,6 +51,9 @@ export interface BusContext {
   readonly inboxRetentionMs: number;
 }
 
+/** How long a relay may take to let its lease go, even when closing has no time left. */
+const surrenderMs = 500;
+
 export class PostriderBus implements Bus {
   readonly #context: BusContext;
   readonly #connection: Connection;
@@ -58,8 +61,15 @@ export class PostriderBus implements Bus {
   readonly #middleware: AnyMiddleware[] = [];
   readonly #consumers = new Set<Consumer>();
   readonly #relays = new Set<Relay>();
+  /** Consumers that `close` must wait for before it can close them. */
+  readonly #starting = new Set<Promise<Consumer>>();
+  readonly #direct: Publisher;
+  /** Wakes relays of other processes. */
+  readonly #announce: () => void;
+  #preparing: Preparing | undefined;
   /** Aborted when nothing is waited for any more. */
   readonly #ended = new AbortController();
+  readonly #whenEnded = whenAborted(this.#ended.signal);
   #state: "open" | "closing" | "closed" = "open";
   #closed: Promise<void> | undefined;
 
@@ -85,6 +95,12 @@ export class PostriderBus implements Bus {
       ready: (topic) => this.#connection.readyForTopic(topic),
       closed: this.#ended.signal,
     });
+    this.#direct = directPublisher(this.#producer, context.outboxOnly);
+    const outbox = store?.outbox;
+    this.#announce =
+      outbox?.announce === undefined
+        ? () => undefined
+        : createAnnouncer(runtime, async () => outbox.announce?.());
   }
 
   get capabilities(): Capabilities {
@@ -93,51 +109,33 @@ export class PostriderBus implements Bus {
 
   async publish<I, O>(topic: Topic<I, O>, payload: I, options?: PublishOptions): Promise<Receipt> {
     this.#checkOpen();
-    return this.#publishDirectly(topic, payload, options);
+    return this.#direct.publish(topic, payload, options);
   }
 
-  publishAll<I, O>(
+  async publishAll<I, O>(
     topic: Topic<I, O>,
     payloads: readonly I[],
-    options?: PublishOptions,
-  ): Promise<PublishAllResult[]> {
-    return allResults(payloads, (payload) => this.publish(topic, payload, options));
+    options?: PublishAllOptions,
+  ): Promise<readonly PublishAllResult[]> {
+    this.#checkOpen();
+    return this.#direct.publishAll(topic, payloads, options);
   }
 
   async consume(topic: unknown, options: unknown, handler: unknown): Promise<Consumer> {
     this.#checkOpen();
+    checkTopic("consume", topic);
     const { adapter, store } = this.#context;
     const middleware = this.#middleware;
-    const checked = checkConsumeOptions(topic as Topic, options as ConsumeOptions, handler, {
-      adapter,
-      store,
-      middleware,
-    });
+    const bus = { adapter, store, middleware };
+    const checked = checkConsumeOptions(topic, options as ConsumeOptions, handler, bus);
     this.#warnOfShortInbox(checked);
-    await this.#connection.readyForGroup({ topic: topicSpec(topic as Topic), group: checked.group });
-    if (checked.once === "transaction" && this.#relays.size === 0) this.relay();
-    const consumer = await startConsumer({
-      adapter,
-      runtime: this.#context.runtime,
-      spec: {
-        topic: topicSpec(topic as Topic),
-        group: checked.group,
-        order: checked.order,
-        prefetch: checked.prefetch,
-        leaseMs: checked.leaseMs,
-        maxRetryDelayMs: longestDelayMs(checked.policy),
-      },
-      dispatch: this.#dispatchContext(topic as Topic, checked),
-      concurrency: checked.concurrency,
-      drainTimeoutMs: this.#context.drainTimeoutMs,
-      onClosed: (closed) => void this.#consumers.delete(closed),
-    });
-    this.#consumers.add(consumer);
-    if (this.#state !== "open") {
-      await consumer.close();
-      this.#checkOpen();
+    const starting = this.#startConsumer(topic, checked);
+    this.#starting.add(starting);
+    try {
+      return await starting;
+    } finally {
+      this.#starting.delete(starting);
     }
-    return consumer;
   }
 
   use(middleware: AnyMiddleware): void {
@@ -147,18 +145,55 @@ export class PostriderBus implements Bus {
 
   outbox(handle: unknown): Publisher {
     const store = this.#requireStore("outbox");
-    const { envelope } = this.#context;
-    return createOutbox(
-      { store, envelope, ready: () => this.#connection.connectStore(), onAppended: () => this.#wakeRelays() },
-      handle,
-    );
+    const { adapter, envelope } = this.#context;
+    const ready = async (): Promise<void> => {
+      // While closing, handlers that still run may write; their transactions end before the store is closed.
+      if (this.#state === "closed") this.#checkOpen();
+      await this.#connection.connectStore();
+    };
+    return createOutbox({ store, adapter, envelope, ready, onAppended: () => this.#wakeRelays() }, handle);
+  }
+
+  async transaction<T>(fn: (tx: unknown, outbox: Publisher) => Promise<T>): Promise<T> {
+    this.#checkOpen();
+    const store = this.#requireStore("transaction");
+    await this.#connection.connectStore();
+    const result = await store.transaction((tx) => fn(tx, this.outbox(tx)));
+    this.#wakeRelays();
+    return result;
+  }
+
+  async once<T>(
+    key: string,
+    fn: (...given: never[]) => Promise<T> | T,
+    options: OnceOptions | OnceByLeaseOptions = {},
+  ): Promise<T> {
+    this.#checkOpen();
+    const store = this.#requireStore("once");
+    const result = await runOnce(this.#onceContext(store), key, fn, options);
+    this.#wakeRelays();
+    return result as T;
+  }
+
+  checkBack(topic: unknown, check: unknown): void {
+    this.#checkOpen();
+    this.#prepares("checkBack").checkBack(topic as Topic, check as Check);
+  }
+
+  async prepare<I, O>(topic: Topic<I, O>, payload: I, options?: PublishOptions): Promise<Prepared> {
+    this.#checkOpen();
+    return this.#prepares("prepare").prepare(topic, payload, options);
+  }
+
+  undecided(topic: unknown): Undecided {
+    checkTopic("undecided", topic);
+    return this.#prepares("undecided").undecided(topic);
   }
 
   relay(options: RelayOptions = {}): Relay {
     this.#checkOpen();
     const store = this.#requireStore("relay");
-    checkKeys("relay", options, ["batch"]);
-    const batch = checkInteger("relay batch", options.batch ?? 500, 1, 5_000);
+    const checked = checkRelayOptions(options);
     const { runtime, emit, inboxRetentionMs } = this.#context;
     const context = {
       store,
@@ -169,17 +204,17 @@ export class PostriderBus implements Bus {
       ready: () => this.#connection.connectStore(),
       onClosed: (closed: Relay) => void this.#relays.delete(closed),
     };
-    const relay = startRelay(context, { batch });
+    const relay = startRelay(context, checked);
     this.#relays.add(relay);
     return relay;
   }
 
   deadLetters<I, O>(topic: Topic<I, O>, options: { readonly group: string }): DeadLetters<O> {
+    checkTopic("deadLetters", topic);
     checkKeys("deadLetters", options, ["group"]);
     checkName("group", options.group);
     const { adapter, runtime, emit } = this.#context;
-    const known = topic as Topic;
-    const spec: GroupSpec = { topic: topicSpec(known), group: options.group };
+    const spec: GroupSpec = { topic: topicSpec(topic), group: options.group };
     const ready = async (): Promise<void> => {
       this.#checkOpen();
       await this.#connection.readyForGroup(spec);
@@ -189,7 +224,7 @@ export class PostriderBus implements Bus {
       runtime,
       emit,
       producer: this.#producer,
-      topic: known,
+      topic,
       spec,
       ready,
     });
@@ -203,75 +238,149 @@ export class PostriderBus implements Bus {
 
   async migrate(): Promise<MigrationReport> {
     this.#checkOpen();
-    return this.#requireStore("migrate").migrate();
+    const store = this.#requireStore("migrate");
+    // Such a store needs the runtime that only `connect` gives it; others connect only to tables that are there.
+    if (store.migratesItself) await this.#connection.connectStore();
+    return store.migrate();
   }
 
   async declare(topology: DeclareOptions): Promise<void> {
     this.#checkOpen();
     checkKeys("declare", topology, ["topics", "groups"]);
-    const groups = Object.entries(topology.groups ?? {}).flatMap(([group, topics]) => {
+    const { topics = [], groups = {} } = topology;
+    const specs = checkTopics("declare topics", topics).map(topicSpec);
+    const groupSpecs = Object.entries(groups).flatMap(([group, theirs]) => {
       checkName("group", group);
-      return topics.map((topic): GroupSpec => ({ topic: topicSpec(topic), group }));
+      return checkTopics(`declare groups.${group}`, theirs).map((topic): GroupSpec => ({
+        topic: topicSpec(topic),
+        group,
+      }));
     });
-    for (const topic of topology.topics ?? []) await this.#connection.readyForTopic(topicSpec(topic));
-    for (const spec of groups) await this.#connection.readyForGroup(spec);
+    for (const spec of specs) await this.#connection.readyForTopic(spec);
+    for (const spec of groupSpecs) await this.#connection.readyForGroup(spec);
   }
 
   health(): Health {
-    const { adapter, store } = this.#context;
-    const ofAdapter = adapter.health();
-    const checks: Record<string, HealthCheck> = {
-      adapter: check(this.#connection.connected && ofAdapter.connected, ofAdapter.error, true),
-    };
-    if (store !== undefined) {
-      const ofStore = store.health();
-      checks["store"] = check(ofStore.connected, ofStore.error, true);
-    }
-    for (const relay of this.#relays) {
-      const { error } = relay.health();
-      checks["relay"] = check(error === undefined, error, false);
-    }
-    for (const consumer of this.#consumers) {
-      const { consuming, error } = consumer.health();
-      checks[`consumer ${consumer.topic}--${consumer.group}`] = check(consuming, error, true);
-    }
-    return summarize(checks, this.#state);
+    return summarize(collectChecks(this.#checks()), this.#state);
   }
 
-  close(options: { readonly timeout?: Duration } = {}): Promise<void> {
-    const { drainTimeoutMs } = this.#context;
-    const timeoutMs = options.timeout === undefined ? drainTimeoutMs : toMs(options.timeout, "timeout");
+  async close(options: CloseOptions = {}): Promise<void> {
+    const timeoutMs = checkCloseOptions(options) ?? this.#context.drainTimeoutMs;
     this.#closed ??= this.#close(timeoutMs);
-    return this.#closed;
+    await this.#closed;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
+  *#checks(): Iterable<readonly [string, HealthCheck]> {
+    const { adapter, store } = this.#context;
+    const ofAdapter = adapter.health();
+    const connected = this.#connection.connected && ofAdapter.connected;
+    yield ["adapter", check(connected, ofAdapter.error, true)];
+    if (store !== undefined) {
+      const ofStore = store.health();
+      yield ["store", check(ofStore.connected, ofStore.error, true)];
+    }
+    for (const relay of this.#relays) {
+      const { error } = relay.health();
+      yield ["relay", check(error === undefined, error, false)];
+    }
+    for (const consumer of this.#consumers) {
+      const { consuming, error } = consumer.health();
+      yield [`consumer ${consumer.topic}--${consumer.group}`, check(consuming, error, true)];
+    }
+  }
+
+  /** Every step is taken whatever becomes of the one before; what failed is said at the end. */
   async #close(timeoutMs: number): Promise<void> {
     this.#state = "closing";
     const { runtime, adapter, store } = this.#context;
-    const cancelDeadline = runtime.setTimer(timeoutMs, () =>
-      this.#ended.abort(new LifecycleError("ERR_CLOSED", "the bus was closed")),
-    );
-    try {
-      await Promise.all(Array.from(this.#consumers, (consumer) => consumer.close({ timeout: timeoutMs })));
-      await Promise.all(Array.from(this.#relays, (relay) => relay.close()));
-      await this.#producer.idle();
-    } finally {
-      cancelDeadline();
-      this.#ended.abort(new LifecycleError("ERR_CLOSED", "the bus was closed"));
-      this.#state = "closed";
-      await adapter.close();
-      await store?.close();
+    const reason = new LifecycleError("ERR_CLOSED", "the bus was closed");
+    const cancelDeadline = runtime.setTimer(timeoutMs, () => this.#ended.abort(reason));
+    const failures: unknown[] = [];
+    const all = async (steps: Iterable<Promise<unknown>>): Promise<void> => {
+      for (const one of await Promise.allSettled(steps))
+        if (one.status === "rejected") failures.push(one.reason);
+    };
+    await Promise.race([Promise.allSettled(this.#starting), this.#whenEnded]);
+    await all(Array.from(this.#consumers, (consumer) => consumer.close({ timeout: timeoutMs })));
+    if (this.#preparing !== undefined) await Promise.race([all([this.#preparing.close()]), this.#whenEnded]);
+    // A relay whose database does not answer is not waited for; but a lease that is not let go stops all others until it runs out.
+    const relaysClosed = all(Array.from(this.#relays, (relay) => relay.close()));
+    await Promise.race([relaysClosed, this.#whenEnded]);
+    await resolvesWithin(runtime, surrenderMs, relaysClosed);
+    await Promise.race([this.#producer.idle(), this.#whenEnded]);
+    cancelDeadline();
+    this.#ended.abort(reason);
+    this.#state = "closed";
+    await all([adapter.close()]);
+    if (store !== undefined) await all([store.close()]);
+    if (failures.length === 1) throw failures[0];
+    if (failures.length > 1) throw new AggregateError(failures, "closing the bus failed in several places");
+  }
+
+  async #startConsumer(topic: Topic, checked: CheckedConsumeOptions): Promise<Consumer> {
+    const { adapter, runtime, drainTimeoutMs } = this.#context;
+    await this.#connection.readyForGroup({ topic: topicSpec(topic), group: checked.group });
+    this.#checkOpen();
+    // Dead letters of "transaction" leave through the outbox, and somebody must purge the inbox.
+    if (checked.once !== false && this.#relays.size === 0) this.relay();
+    const consumer = await startConsumer({
+      adapter,
+      runtime,
+      spec: {
+        topic: topicSpec(topic),
+        group: checked.group,
+        order: checked.order,
+        prefetch: checked.prefetch,
+        leaseMs: checked.leaseMs,
+        maxRetryDelayMs: longestDelayMs(checked.policy),
+      },
+      dispatch: this.#dispatchContext(topic, checked),
+      concurrency: checked.concurrency,
+      drainTimeoutMs,
+      onClosed: (closed) => void this.#consumers.delete(closed),
+    });
+    this.#consumers.add(consumer);
+    if (this.#state !== "open") {
+      await consumer.close({ timeout: 0 });
+      this.#checkOpen();
     }
+    return consumer;
   }
 
   #checkOpen(): void {
     if (this.#state === "open") return;
     const code = this.#state === "closing" ? "ERR_DRAINING" : "ERR_CLOSED";
     throw new LifecycleError(code, `the bus is ${this.#state}; create a new one`);
+  }
+
+  #onceContext(store: Store): RunOnceContext {
+    const { runtime, envelope } = this.#context;
+    return {
+      store,
+      runtime,
+      maxBytes: envelope.maxBytes,
+      outbox: (tx) => this.outbox(tx),
+      ready: async () => {
+        await this.#connection.connectStore();
+        // Somebody must purge the inbox, and send what is published.
+        if (this.#state === "open" && this.#relays.size === 0) this.relay();
+      },
+    };
+  }
+
+  #prepares(what: string): Preparing {
+    const { adapter, envelope, emit } = this.#context;
+    this.#preparing ??= createPreparing({
+      ...this.#onceContext(this.#requireStore(what)),
+      emit,
+      entryOf: (topic, payload, options) => entryOf({ adapter, envelope }, topic, payload, options),
+      onCommitted: () => this.#wakeRelays(),
+    });
+    return this.#preparing;
   }
 
   #requireStore(what: string): Store {
@@ -281,38 +390,6 @@ export class PostriderBus implements Bus {
       "ERR_CONFIG",
       `${what} needs a store, for example createBus({ store: postgres({ pool }) })`,
     );
-  }
-
-  async #publishDirectly(
-    topic: Topic,
-    payload: unknown,
-    options: PublishOptions | undefined,
-  ): Promise<Receipt> {
-    if (this.#context.outboxOnly) {
-      throw new ConfigurationError("ERR_CONFIG", "this bus is outboxOnly: publish through bus.outbox(tx)");
-    }
-    return this.#producer.publish(topic, payload, checkPublishOptions(options));
-  }
-
-  /** What a handler publishes carries on the chain of the message it handles. */
-  #publisherFor(work: Work, tx: unknown): Publisher {
-    const { id, correlationId = id } = work.message;
-    const chained = (options: PublishOptions = {}): PublishOptions => ({
-      correlationId,
-      causationId: id,
-      ...options,
-    });
-    const publish: Publisher["publish"] =
-      tx === undefined
-        ? (topic, payload, options) => this.#publishDirectly(topic, payload, chained(options))
-        : (topic, payload, options) => this.outbox(tx).publish(topic, payload, chained(options));
-    return {
-      publish,
-      publishAll: (topic, payloads, options) =>
-        tx === undefined
-          ? allResults(payloads, (payload) => publish(topic, payload, options))
-          : this.outbox(tx).publishAll(topic, payloads, chained(options)),
-    };
   }
 
   #dispatchContext(
@@ -328,7 +405,7 @@ export class PostriderBus implements Bus {
       logger,
       topic,
       once: this.#once(checked),
-      publisherFor: (work, tx) => this.#publisherFor(work, tx),
+      publisherFor: (work, tx) => handlerPublisher(work, tx === undefined ? this.#direct : this.outbox(tx)),
     };
   }
 
@@ -347,14 +424,20 @@ export class PostriderBus implements Bus {
 
   #wakeRelays(): void {
     for (const relay of this.#relays) relay.wake();
+    if (!Array.from(this.#relays).some((relay) => relay.health().active)) this.#announce();
   }
 }
 
-function allResults<T>(
-  items: readonly T[],
-  publish: (item: T) => Promise<Receipt>,
-): Promise<PublishAllResult[]> {
-  return Promise.allSettled(items.map(publish)).then((settled) =>
-    settled.map((result, i) => publishAllResult(i, result)),
-  );
+function checkTopics(where: string, topics: unknown): readonly Topic[] {
+  if (!Array.isArray(topics)) {
+    throw new ConfigurationError("ERR_CONFIG", `${where} must be an array of topics, got ${show(topics)}`);
+  }
+  for (const topic of topics) checkTopic(where, topic);
+  return topics as readonly Topic[];
+}
+
+function whenAborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
 }

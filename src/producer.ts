@@ -1,4 +1,5 @@
 /** Publishing: encode at once, go out in batches, try again until confirmed or out of time. */
+import { type AbortFan, createAbortFan } from "./abort-fan.ts";
 import type { Adapter, OutgoingMessage, PublishResult, TopicSpec } from "./adapter.ts";
 import type { Runtime } from "./clock.ts";
 import { createCoalescer } from "./coalesce.ts";
@@ -6,6 +7,7 @@ import { type EnvelopeContext, encode } from "./envelope.ts";
 import { MessagingError, PublishError, TransportError } from "./errors.ts";
 import type { EventListener } from "./events.ts";
 import { header, patchHeaders } from "./headers.ts";
+import { textOf } from "./inspect.ts";
 import type { WireMessage } from "./message.ts";
 import {
   type CheckedPublishOptions,
@@ -13,7 +15,9 @@ import {
   type Receipt,
   checkPublishCapabilities,
 } from "./publisher.ts";
+import { type Turn, createKeyOrder } from "./key-order.ts";
 import { jittered, retryLoop } from "./retry/loop.ts";
+import { orderKey } from "./store.ts";
 import type { Topic } from "./topic.ts";
 
 export interface ProducerContext {
@@ -30,6 +34,12 @@ export interface ProducerContext {
 
 export interface Producer {
   publish(topic: Topic, payload: unknown, options: CheckedPublishOptions): Promise<Receipt>;
+  /** One result per payload, in order; of one key they are sent in order. Never rejects. */
+  publishAll(
+    topic: Topic,
+    payloads: readonly unknown[],
+    options: CheckedPublishOptions,
+  ): Promise<PublishAllResult[]>;
   /** Sends what is already encoded: the relay's rows, redriven dead letters. */
   send(outgoing: OutgoingMessage, timeoutMs?: number, signal?: AbortSignal): Promise<Receipt>;
   /** Resolves when every publish has its outcome. */
@@ -47,10 +57,31 @@ interface Sending {
   lastError?: MessagingError;
 }
 
+/** The caller's signal ended the wait: `publish` rejects with the signal's reason, `publishAll` says what is known. */
+class AbandonedPublish extends PublishError {
+  readonly reason: unknown;
+  constructor(sending: Sending, reason: unknown) {
+    super("ERR_PUBLISH", `publish of ${nameOf(sending)} was given up: ${textOf(reason)}`, {
+      cause: reason,
+      accepted: sending.maybeSent ? "unknown" : "no",
+      messageId: idOfSending(sending),
+    });
+    this.reason = reason;
+  }
+}
+
+const neverAborted = createAbortFan(undefined);
+
+function rethrowReason(error: unknown): never {
+  throw error instanceof AbandonedPublish ? error.reason : error;
+}
+
 export function createProducer(context: ProducerContext): Producer {
   const { adapter, runtime, emit } = context;
   const backoff = jittered(runtime, "publish", 50, 5_000);
-  const pending = new Set<Promise<Receipt>>();
+  const pending = new Set<Promise<unknown>>();
+  const keyOrder = createKeyOrder();
+  const closed = createAbortFan(context.closed);
 
   const coalescer = createCoalescer<Sending, PublishResult>({
     runtime,
@@ -60,57 +91,98 @@ export function createProducer(context: ProducerContext): Producer {
   });
 
   /** One attempt; throws what makes it worth, or not worth, another. */
-  const attempt = async (sending: Sending): Promise<PublishResult & { status: "accepted" }> => {
+  const attempt = async (sending: Sending, turn: Turn): Promise<PublishResult & { status: "accepted" }> => {
     await context.ready(sending.outgoing.destination.topic);
-    const result = await coalescer.push(sending);
+    const result = await turn.start(() => coalescer.push(sending));
     if (result.status === "accepted") return result;
     throw result.error;
   };
 
   const deliver = async (
-    sending: Sending,
-    timeoutMs: number,
-    signal: AbortSignal | undefined,
+    outgoing: OutgoingMessage,
+    timeoutMs = context.publishTimeoutMs,
+    aborted = neverAborted,
   ): Promise<Receipt> => {
+    const sending: Sending = { outgoing, maybeSent: false, abandoned: false };
     const messageId = idOfSending(sending);
-    const topic = sending.outgoing.destination.topic.name;
+    const topic = outgoing.destination.topic.name;
+    const turn = keyOrder.enter(orderKey(outgoing));
     const nextDelay = (error: unknown, n: number): number | undefined => {
-      if (!MessagingError.is(error) || !error.retryable) return undefined;
+      if (sending.abandoned || !MessagingError.is(error) || !error.retryable) return undefined;
       sending.lastError = error;
+      turn.failed();
       emit({ type: "publishRetry", topic, messageId, error });
       return backoff(n);
     };
-    const result = await withDeadline(context, sending, timeoutMs, signal, (ended) =>
-      retryLoop(
-        (ms) => runtime.sleep(ms, ended),
-        () => attempt(sending),
-        nextDelay,
-      ),
-    );
-    const duplicate = result.duplicate === true;
-    emit({ type: "published", topic, messageId, duplicate });
-    return { id: messageId, durability: result.durability, duplicate };
+    try {
+      const result = await withDeadline(runtime, sending, { timeoutMs, aborted, closed }, (ended) =>
+        retryLoop(
+          (ms) => runtime.sleep(ms, ended),
+          () => attempt(sending, turn),
+          nextDelay,
+        ),
+      );
+      const duplicate = result.duplicate === true;
+      emit({ type: "published", topic, messageId, duplicate });
+      return { id: messageId, durability: result.durability, duplicate };
+    } finally {
+      turn.end();
+    }
   };
 
-  const send: Producer["send"] = (outgoing, timeoutMs = context.publishTimeoutMs, signal) => {
-    const receipt = deliver({ outgoing, maybeSent: false, abandoned: false }, timeoutMs, signal);
-    pending.add(receipt);
-    const forget = (): void => void pending.delete(receipt);
-    receipt.then(forget, forget);
-    return receipt;
+  /** Counts it among what `idle` waits for. */
+  const track = <T>(publishing: Promise<T>): Promise<T> => {
+    pending.add(publishing);
+    const forget = (): void => void pending.delete(publishing);
+    publishing.then(forget, forget);
+    return publishing;
+  };
+
+  const outgoingOf = async (
+    topic: Topic,
+    payload: unknown,
+    options: CheckedPublishOptions,
+  ): Promise<OutgoingMessage> => {
+    checkPublishCapabilities(options, adapter.name, adapter.capabilities);
+    const encoded = encode(topic, payload, options, context.envelope);
+    const wire = encoded instanceof Promise ? await encoded : encoded;
+    const { durability, requireRoute } = options;
+    const message = options.delayMs === 0 ? wire : delayed(wire, runtime.now() + options.delayMs);
+    return { destination: { topic: topicSpec(topic) }, message, durability, requireRoute };
+  };
+
+  const publish = async (
+    topic: Topic,
+    payload: unknown,
+    options: CheckedPublishOptions,
+  ): Promise<Receipt> => {
+    const outgoing = await outgoingOf(topic, payload, options);
+    return deliver(outgoing, options.timeoutMs, createAbortFan(options.signal));
+  };
+
+  const publishAll = async (
+    topic: Topic,
+    payloads: readonly unknown[],
+    options: CheckedPublishOptions,
+  ): Promise<PublishAllResult[]> => {
+    const aborted = createAbortFan(options.signal);
+    // All are encoded before any is sent: asynchronous schemas end in any order.
+    const encoded = await Promise.allSettled(payloads.map((one) => outgoingOf(topic, one, options)));
+    const sent = encoded.map(async (one) => {
+      if (one.status === "rejected") throw one.reason;
+      return deliver(one.value, options.timeoutMs, aborted);
+    });
+    const settled = await Promise.allSettled(sent);
+    return settled.map((result, index) => publishAllResult(index, result));
   };
 
   return {
-    async publish(topic, payload, options) {
-      checkPublishCapabilities(options, adapter.name, adapter.capabilities);
-      const encoded = encode(topic, payload, options, context.envelope);
-      const wire = encoded instanceof Promise ? await encoded : encoded;
-      const { durability, requireRoute } = options;
-      const message = options.delayMs === 0 ? wire : delayed(wire, runtime.now() + options.delayMs);
-      const outgoing = { destination: { topic: topicSpec(topic) }, message, durability, requireRoute };
-      return send(outgoing, options.timeoutMs, options.signal);
-    },
-    send,
+    publish: (topic, payload, options) => track(publish(topic, payload, options)).catch(rethrowReason),
+    publishAll: (topic, payloads, options) => track(publishAll(topic, payloads, options)),
+    send: (outgoing, timeoutMs, signal) =>
+      track(deliver(outgoing, timeoutMs, signal === undefined ? neverAborted : createAbortFan(signal))).catch(
+        rethrowReason,
+      ),
     async idle() {
       while (pending.size > 0) await Promise.allSettled(pending);
     },
@@ -145,35 +217,33 @@ async function handOver(adapter: Adapter, batch: readonly Sending[]): Promise<re
 
 /**
  * Runs the attempts until their end, the deadline or the caller's signal, whichever is first, and turns every failure
- * into a `PublishError` that says whether the broker may have the message. An abort rejects with the signal's reason.
+ * into a `PublishError` that says whether the broker may have the message.
  */
 function withDeadline<T>(
-  { runtime, closed }: ProducerContext,
+  runtime: Runtime,
   sending: Sending,
-  timeoutMs: number,
-  signal: AbortSignal | undefined,
+  limits: { readonly timeoutMs: number; readonly aborted: AbortFan; readonly closed: AbortFan },
   run: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
+  const { timeoutMs, aborted, closed } = limits;
   return new Promise<T>((resolve, reject) => {
     const attempts = new AbortController();
-    const end = (): void => {
-      cancelTimer();
-      signal?.removeEventListener("abort", onAbort);
-      closed.removeEventListener("abort", onClosed);
-    };
-    const abandon = (error: unknown): void => {
+    const abandon = (error: PublishError): void => {
       end();
       sending.abandoned = true;
       reject(error);
       attempts.abort(error);
     };
-    const onAbort = (): void => abandon(signal?.reason);
+    const onAbort = (): void => abandon(new AbandonedPublish(sending, aborted.reason));
     const onClosed = (): void => abandon(publishError(sending, closed.reason));
-    const cancelTimer = runtime.setTimer(timeoutMs, () => abandon(timedOut(sending, timeoutMs)));
-    if (signal?.aborted === true) return onAbort();
+    const cancels = [
+      runtime.setTimer(timeoutMs, () => abandon(timedOut(sending, timeoutMs))),
+      aborted.add(onAbort),
+      closed.add(onClosed),
+    ];
+    const end = (): void => cancels.forEach((cancel) => cancel());
+    if (aborted.aborted) return onAbort();
     if (closed.aborted) return onClosed();
-    signal?.addEventListener("abort", onAbort, { once: true });
-    closed.addEventListener("abort", onClosed, { once: true });
     run(attempts.signal).then(
       (value) => {
         end();
@@ -220,10 +290,6 @@ function idOfSending(sending: Sending): string {
 
 function nameOf(sending: Sending): string {
   return `message \`${idOfSending(sending)}\` to topic \`${sending.outgoing.destination.topic.name}\``;
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** The result of `publishAll` for one item. */

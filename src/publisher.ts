@@ -2,8 +2,9 @@
 import { type Capabilities, type Durability, durabilities, requireCapability } from "./capabilities.ts";
 import { type Duration, toMs } from "./duration.ts";
 import type { EnvelopeOptions } from "./envelope.ts";
-import type { MessagingError, PublishError } from "./errors.ts";
-import { checkKeys, checkOneOf } from "./options.ts";
+import { ConfigurationError, type MessagingError, type PublishError } from "./errors.ts";
+import { show } from "./inspect.ts";
+import { checkBoolean, checkKeys, checkOneOf } from "./options.ts";
 import type { Topic } from "./topic.ts";
 
 export interface PublishOptions {
@@ -27,9 +28,15 @@ export interface PublishOptions {
   readonly delay?: Duration | undefined;
   /** How safe it must be before the promise resolves. Default `"replicated"`. */
   readonly durability?: Durability | undefined;
-  /** `false`: a topic without a group, on a broker that does not retain, drops the message. Default `true`: `ERR_NO_ROUTE`. */
+  /**
+   * `false`: a topic without a group, on a broker that does not retain, drops the message. Default `true`: `ERR_NO_ROUTE`.
+   * An outbox refuses `false`: its rows wait until they have a route.
+   */
   readonly requireRoute?: boolean | undefined;
-  /** Longest wait for the confirmation, retries included. Default: the bus's `publishTimeout`. */
+  /**
+   * Longest wait for the broker's confirmation, retries included. Default: the bus's `publishTimeout`. Through an outbox
+   * nobody waits for the broker: the relay tries until it is confirmed.
+   */
   readonly timeout?: Duration | undefined;
   /** Gives up waiting. The message may or may not have been sent. */
   readonly signal?: AbortSignal | undefined;
@@ -55,20 +62,25 @@ export type PublishAllResult =
       readonly error: PublishError | MessagingError;
     };
 
+/** `NoInfer`: the topic alone says what its payload is; otherwise a payload that lacks a field would widen the topic's type. */
 export interface Publisher {
   /**
-   * Sends one message. Resolves once it is durable as asked for. Rejects with `CodecError` for a payload or header that
-   * cannot be sent, with `PublishError` otherwise: `accepted` says whether the broker may have it all the same.
+   * Sends one message. Resolves once it is durable as asked for. Rejects with `ConfigurationError` for a wrong option, with
+   * `CodecError` for a payload or header that cannot be sent, with the reason of `signal` when that aborts, and with
+   * `PublishError` otherwise: `accepted` says whether the broker may have it all the same.
    */
   publish<Input, Output>(
     topic: Topic<Input, Output>,
-    payload: Input,
+    payload: NoInfer<Input>,
     options?: PublishOptions,
   ): Promise<Receipt>;
-  /** Sends many, pipelined. Never rejects for one of them: each has its own result. Order per key is kept. */
+  /**
+   * Sends many, pipelined. Never rejects for one of them: each has its own result. Order per key is kept, also when some
+   * have to be sent again. Rejects only with `ConfigurationError`, for options that are wrong for all.
+   */
   publishAll<Input, Output>(
     topic: Topic<Input, Output>,
-    payloads: readonly Input[],
+    payloads: readonly NoInfer<Input>[],
     options?: PublishAllOptions,
   ): Promise<readonly PublishAllResult[]>;
 }
@@ -107,10 +119,34 @@ export function checkPublishOptions(options: PublishOptions = {}): CheckedPublis
     ...envelope,
     delayMs: delay === undefined ? 0 : Math.ceil(toMs(delay, "delay", { code: "ERR_DELAY" })),
     durability: checkOneOf("durability", durability, durabilities),
-    requireRoute: checkOneOf("requireRoute", requireRoute, [true, false]),
+    requireRoute: checkBoolean("requireRoute", requireRoute),
     timeoutMs: timeout === undefined ? undefined : toMs(timeout, "timeout", { min: 1 }),
-    signal: options.signal,
+    signal: checkSignal(options.signal),
   };
+}
+
+function checkSignal(signal: unknown): AbortSignal | undefined {
+  if (signal === undefined || signal instanceof AbortSignal) return signal;
+  throw new ConfigurationError("ERR_CONFIG", `signal must be an AbortSignal, got ${show(signal)}`);
+}
+
+const knownAllOptions: readonly string[] = knownOptions.filter(
+  (option) => option !== "id" && option !== "key" && option !== "idempotencyKey",
+);
+
+/** Like `checkPublishOptions`, and refuses what would make one message of many: one id or idempotency key for all. */
+export function checkPublishAllOptions(
+  payloads: unknown,
+  options: PublishAllOptions = {},
+): CheckedPublishOptions {
+  if (!Array.isArray(payloads)) {
+    throw new ConfigurationError(
+      "ERR_CONFIG",
+      `publishAll takes an array of payloads, got ${show(payloads)}`,
+    );
+  }
+  checkKeys("publishAll", options, knownAllOptions);
+  return checkPublishOptions(options);
 }
 
 /** Throws `ERR_CAPABILITY` on what this adapter cannot do. */

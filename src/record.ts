@@ -1,6 +1,8 @@
 /** What is written on a message when it is retried or dead-lettered. Never its payload, never a secret of an error. */
-import { type HeaderPatch, header } from "./headers.ts";
+import { ownIdOf } from "./envelope.ts";
 import type { DeadLetterReason } from "./events.ts";
+import { type HeaderPatch, header } from "./headers.ts";
+import { redact, textOf } from "./inspect.ts";
 import { version } from "./version.ts";
 import type { Work } from "./work.ts";
 
@@ -9,7 +11,8 @@ const errorLimit = 2048;
 /** Headers of a deferred copy: attempts so far, and where a foreign message came from, so that its id stays the same. */
 export function retryPatch(work: Work): HeaderPatch {
   return {
-    [header.failures]: String(work.attempt),
+    [header.failures]: String(work.failures),
+    [header.redeliveries]: work.redeliveries === 0 ? undefined : String(work.redeliveries),
     [header.firstFailureAt]: stamp(work.firstFailureAt),
     [header.notBefore]: undefined,
     ...positionPatch(work),
@@ -30,7 +33,7 @@ export function deadLetterPatch(
 ): HeaderPatch {
   const { name, message, code } = describeError(error);
   return {
-    [header.reason]: reason,
+    [header.reason]: clean(reason),
     [header.attempts]: String(work.attempt),
     [header.group]: work.raw.group,
     [header.errorName]: name,
@@ -40,15 +43,15 @@ export function deadLetterPatch(
     [header.deadLetteredAt]: String(now),
     [header.version]: version,
     [header.failures]: undefined,
+    [header.redeliveries]: undefined,
     [header.notBefore]: undefined,
     ...positionPatch(work),
   };
 }
 
 function positionPatch(work: Work): HeaderPatch {
-  const known =
-    work.raw.message.attributes["id"] !== undefined ||
-    work.raw.message.headers[header.position] !== undefined;
+  const { message } = work.raw;
+  const known = ownIdOf(message) !== undefined || message.headers[header.position] !== undefined;
   return known ? {} : { [header.position]: work.raw.position };
 }
 
@@ -56,7 +59,7 @@ function stamp(time: number | undefined): string | undefined {
   return time === undefined ? undefined : String(Math.round(time));
 }
 
-/** Name, message and code of anything that can be thrown: `null`, a string, an object whose getters throw. */
+/** Name, message and code of anything that can be thrown: `null`, a string, an object whose getters throw. @internal */
 export function describeError(error: unknown): { name: string; message: string; code: string | undefined } {
   const read = (key: string): string | undefined => {
     try {
@@ -67,24 +70,27 @@ export function describeError(error: unknown): { name: string; message: string; 
     }
   };
   if (typeof error !== "object" || error === null)
-    return { name: typeof error, message: clean(String(error)), code: undefined };
+    return { name: typeof error, message: clean(textOf(error)), code: undefined };
   return {
-    name: clean(read("name") ?? "Error").slice(0, 200),
+    name: clean(read("name") ?? "Error")
+      .slice(0, 200)
+      .toWellFormed(),
     message: clean(read("message") ?? "(no message)"),
-    code: read("code")?.slice(0, 100),
+    code: cleanCode(read("code")),
   };
 }
 
-/** Cut, on one line, well-formed, and without passwords in URLs or `password=…` pairs. */
+function cleanCode(code: string | undefined): string | undefined {
+  return code === undefined ? undefined : clean(code).slice(0, 100).toWellFormed();
+}
+
+/** Cut, on one line, well-formed, and without secrets. */
 function clean(text: string): string {
   return (
-    text
-      .slice(0, errorLimit * 2)
-      .toWellFormed()
-      .replace(/(\/\/[^/@:\s]*):[^@\s]*@/gu, "$1:***@")
-      .replace(/\b(password|secret|token|authorization|sasl)(\s*[=:]\s*)\S+/giu, "$1$2***")
+    redact(text.slice(0, errorLimit * 2).toWellFormed())
       // oxlint-disable-next-line no-control-regex -- control characters are what is replaced
       .replace(/[\u0000-\u001f\u007f]+/gu, " ")
       .slice(0, errorLimit)
+      .toWellFormed()
   );
 }

@@ -2,23 +2,25 @@
  * Outcome to adapter calls, in the safe order, once. A settle that fails is tried again with growing waits while the
  * delivery stays unsettled; only the broker taking it back, or closing, ends that.
  */
-import type { OutgoingMessage, SettleResult, Subscription, TopicSpec } from "./adapter.ts";
+import type { OutgoingMessage, RawDelivery, SettleResult, Subscription, TopicSpec } from "./adapter.ts";
 import type { Runtime } from "./clock.ts";
 import { createCoalescer } from "./coalesce.ts";
-import { type MessagingError, SettleError } from "./errors.ts";
+import { MessagingError, SettleError } from "./errors.ts";
 import type { EventListener } from "./events.ts";
-import { patchHeaders } from "./headers.ts";
+import { type HeaderPatch, header, patchHeaders } from "./headers.ts";
+import { textOf } from "./inspect.ts";
 import { type Once, storeError } from "./once.ts";
 import type { Outcome } from "./outcome.ts";
-import type { RawDelivery } from "./adapter.ts";
 import { deadLetterPatch, laterPatch, retryPatch } from "./record.ts";
 import { jittered, retryLoop } from "./retry/loop.ts";
-import { type Work, infoOf } from "./work.ts";
+import { type Work, infoOf, waitWith } from "./work.ts";
 
 export interface SettleContext {
   readonly runtime: Runtime;
   readonly subscription: Subscription;
   readonly topic: TopicSpec;
+  /** Longest delay the adapter takes; longer ones are made of several. */
+  readonly maxDelayMs: number;
   readonly once: Once;
   readonly emit: EventListener;
   /** Aborted when nothing may be tried again: the consumer is leaving. */
@@ -27,8 +29,84 @@ export interface SettleContext {
 
 /** Settles `work` by `outcome`. Resolves when that is done, too late, or given up because the consumer is leaving. */
 export function createSettle(context: SettleContext): (work: Work, outcome: Outcome) => Promise<void> {
-  const { runtime, subscription, once, emit } = context;
+  const { runtime, once, emit, leaving } = context;
   const backoff = jittered(runtime, "settle", 100, 30_000);
+  const perform = createPerform(context);
+
+  const performOrThrow = async (work: Work, outcome: Outcome): Promise<SettleResult> => {
+    if (work.state === "ended" || work.lost) return { status: "stale" };
+    const result = await perform(work, outcome);
+    if (result.status === "failed") throw result.error;
+    return result;
+  };
+
+  /** Tries until it works; rejects only when the consumer leaves or the delivery is lost. */
+  const insist = <T>(
+    work: Work,
+    act: () => Promise<T>,
+    report: (error: unknown, delayMs: number) => void,
+  ): Promise<T> =>
+    retryLoop(
+      (ms) => waitWith(work, runtime, ms, leaving),
+      act,
+      (error, n) => {
+        const delayMs = backoff(n);
+        report(error, delayMs);
+        return leaving.aborted || work.lost ? undefined : delayMs;
+      },
+    );
+
+  const seal = (work: Work, outcome: Outcome): Promise<Outcome> =>
+    insist(
+      work,
+      () => once.seal(work.inboxKey, outcome, () => deadLetterEntry(context, work, outcome)),
+      (error, delayMs) => emit({ type: "storeFailed", error: storeError(error), delayMs, ...infoOf(work) }),
+    );
+
+  /** Tells the inbox what became of the message; a claim that cannot be ended now runs out by itself. */
+  const tellInbox = (work: Work, outcome: Outcome): Promise<void> =>
+    once.settled(work.inboxKey, outcome).catch((error: unknown) => {
+      emit({ type: "storeFailed", error: storeError(error), delayMs: 0, ...infoOf(work) });
+    });
+
+  const settle = async (work: Work, outcome: Outcome): Promise<Outcome | "stale"> => {
+    try {
+      const sealed = await seal(work, outcome);
+      const result = await insist(
+        work,
+        () => performOrThrow(work, sealed),
+        (error, delayMs) =>
+          emit({ type: "settleFailed", error: settleError(error), delayMs, ...infoOf(work) }),
+      );
+      return result.status === "stale" ? "stale" : sealed;
+    } catch (error) {
+      if (work.lost) return "stale";
+      throw error;
+    }
+  };
+
+  return async (work, outcome) => {
+    if (work.state === "ended") return;
+    try {
+      const settled = await settle(work, outcome);
+      work.state = "ended";
+      emitOutcome(emit, work, settled);
+      // What was settled too late was not settled: its message comes again, and must not find itself ended.
+      await tellInbox(work, settled === "stale" ? { kind: "release" } : settled);
+    } catch (error) {
+      if (!leaving.aborted) throw error;
+      // The message comes again, elsewhere and soon: it must not find itself claimed.
+      await tellInbox(work, { kind: "release" });
+    }
+  };
+}
+
+/** One try at settling, by the adapter. */
+function createPerform({
+  runtime,
+  subscription,
+  maxDelayMs,
+}: SettleContext): (work: Work, outcome: Outcome) => Promise<SettleResult> {
   const acks = createCoalescer<RawDelivery, SettleResult>({
     runtime,
     maxBatch: 1_000,
@@ -36,70 +114,38 @@ export function createSettle(context: SettleContext): (work: Work, outcome: Outc
     send: (deliveries) => subscription.ack(deliveries),
   });
 
-  const perform = (work: Work, outcome: Outcome): Promise<SettleResult> => {
+  /** A delay the adapter cannot keep in one go is waited for in several: the message finds out that it is not due yet. */
+  const defer = ({ raw }: Work, delayMs: number, patch: HeaderPatch): Promise<SettleResult> => {
+    if (delayMs <= maxDelayMs) return subscription.defer(raw, delayMs, patch);
+    const dueAt = String(runtime.now() + delayMs);
+    return subscription.defer(raw, maxDelayMs, { ...patch, [header.notBefore]: dueAt });
+  };
+
+  return async (work, outcome) => {
     switch (outcome.kind) {
       case "ack":
       case "duplicate":
       case "discard":
         return acks.push(work.raw);
       case "retry":
-        return subscription.defer(work.raw, outcome.delayMs, retryPatch(work));
+        return defer(work, outcome.delayMs, retryPatch(work));
       case "later":
-        return subscription.defer(work.raw, outcome.delayMs, laterPatch(work));
+        return defer(work, outcome.delayMs, laterPatch(work));
       case "release":
-        return subscription.release([work.raw]).then((results) => results[0] ?? { status: "stale" });
-      case "deadLetter":
+        return (await subscription.release([work.raw]))[0] ?? { status: "stale" };
+      case "deadLetter": {
         if (outcome.stored === true) return acks.push(work.raw);
-        return subscription.deadLetter(
-          work.raw,
-          deadLetterPatch(work, outcome.reason, outcome.error, runtime.now()),
-        );
+        const patch = deadLetterPatch(work, outcome.reason, outcome.error, runtime.now());
+        return subscription.deadLetter(work.raw, patch);
+      }
     }
   };
+}
 
-  const performOrThrow = async (work: Work, outcome: Outcome): Promise<SettleResult> => {
-    if (work.state === "ended") return { status: "stale" };
-    const result = await perform(work, outcome).catch((cause: unknown): SettleResult => ({
-      status: "failed",
-      error: new SettleError(`settling failed: ${String(cause)}`, { cause }),
-    }));
-    if (result.status === "failed") throw result.error;
-    return result;
-  };
-
-  /** Tries until it works; rejects only when the consumer leaves. */
-  const insist = <T>(work: Work, kind: "settleFailed" | "storeFailed", act: () => Promise<T>): Promise<T> =>
-    retryLoop(
-      (ms) => runtime.sleep(ms, context.leaving),
-      act,
-      (error, n) => {
-        const delayMs = backoff(n);
-        emit({ type: kind, error: error as MessagingError, delayMs, ...infoOf(work) });
-        return context.leaving.aborted ? undefined : delayMs;
-      },
-    );
-
-  const seal = (work: Work, outcome: Outcome): Promise<Outcome> =>
-    insist(work, "storeFailed", () =>
-      once
-        .seal(work.inboxKey, outcome, () => deadLetterEntry(context, work, outcome))
-        .catch((error: unknown) => Promise.reject(storeError(error))),
-    );
-
-  return async (work, outcome) => {
-    if (work.state === "ended") return;
-    try {
-      const sealed = await seal(work, outcome);
-      const result = await insist(work, "settleFailed", () => performOrThrow(work, sealed));
-      work.state = "ended";
-      emitOutcome(emit, work, result.status === "stale" ? "stale" : sealed);
-      await once.settled(work.inboxKey, sealed).catch((error: unknown) => {
-        emit({ type: "storeFailed", error: storeError(error), delayMs: 0, ...infoOf(work) });
-      });
-    } catch (error) {
-      if (!context.leaving.aborted) throw error;
-    }
-  };
+/** Adapters do not throw; one that does all the same has not settled. */
+function settleError(error: unknown): MessagingError {
+  if (MessagingError.is(error)) return error;
+  return new SettleError(`settling failed: ${textOf(error)}`, { cause: error });
 }
 
 /** A dead letter that leaves through the outbox. */

@@ -27,6 +27,7 @@ export type { HeaderPatch, Headers } from "./headers.ts";
 export type { WireMessage } from "./message.ts";
 export type { Names } from "./names.ts";
 export type {
+  EndedClaim,
   FetchSpec,
   InboxAnswer,
   InboxClaim,
@@ -38,10 +39,17 @@ export type {
   OutboxPage,
   OutboxRow,
   OutboxStore,
+  PreparedRow,
+  PreparedStore,
   RelayLease,
   Store,
   StoreContext,
+  StoredResult,
+  TablesVersion,
+  UndecidedRow,
 } from "./store.ts";
+export { createDatabaseHealth } from "./database-health.ts";
+export type { DatabaseHealth } from "./database-health.ts";
 export { formatDuration, toMs } from "./duration.ts";
 export type { Duration } from "./duration.ts";
 export { idOf } from "./envelope.ts";
@@ -56,15 +64,11 @@ export {
 } from "./errors.ts";
 export type { ErrorCode } from "./errors.ts";
 export { header, headerCount, headerMap, headerTime, patchHeaders } from "./headers.ts";
+export { redact, redact as redactUrl, textOf } from "./inspect.ts";
+export { createAppendQueue } from "./outbox/append-queue.ts";
+export type { AppendQueue } from "./outbox/append-queue.ts";
 export { loadPeer } from "./peer.ts";
-export {
-  checkBoolean,
-  checkFunction,
-  checkInteger,
-  checkKeys,
-  checkOneOf,
-  checkString,
-  redactUrl,
-} from "./options.ts";
+export { checkBoolean, checkFunction, checkInteger, checkKeys, checkOneOf, checkString } from "./options.ts";
 export { jittered, retryLoop } from "./retry/loop.ts";
+export { restored, storable } from "./storable-text.ts";
 export { orderKey } from "./store.ts";

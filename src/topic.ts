@@ -1,5 +1,7 @@
 import { type Codec, bytes, json } from "./codec.ts";
 import { ConfigurationError } from "./errors.ts";
+import { isIdText } from "./ids.ts";
+import { show } from "./inspect.ts";
 import { checkName } from "./names.ts";
 import { checkFunction, checkInteger, checkKeys } from "./options.ts";
 import type { InputOf, OutputOf, StandardSchema } from "./schema.ts";
@@ -75,7 +77,10 @@ export function defineTopic(
   const where = `defineTopic("${name}")`;
   checkKeys(where, options, ["schema", "key", "partitions", "codec"]);
   if (options.key !== undefined) checkFunction(`${where} key`, options.key);
-  if (options.schema !== undefined && typeof options.schema["~standard"]?.validate !== "function") {
+  if (
+    options.schema !== undefined &&
+    typeof (options.schema as StandardSchema | null)?.["~standard"]?.validate !== "function"
+  ) {
     throw new ConfigurationError(
       "ERR_CONFIG",
       `${where} schema is not a Standard Schema (zod 3.24+, valibot 1+, arktype 2+ and others are)`,
@@ -87,18 +92,34 @@ export function defineTopic(
     schema: options.schema,
     key: options.key,
     partitions: checkInteger(`${where} partitions`, partitions, 1, 1024),
-    codec: codecOf(where, options.codec ?? "json"),
+    codec: codecOf(where, options.codec === undefined ? "json" : options.codec),
   });
 }
 
-function codecOf(where: string, codec: "json" | "bytes" | Codec): Codec {
+/** Throws `ERR_CONFIG` unless `topic` is what `defineTopic` makes. */
+export function checkTopic(where: string, topic: unknown): asserts topic is Topic {
+  const { name, codec } = (typeof topic === "object" && topic !== null ? topic : {}) as Partial<Topic>;
+  if (typeof name === "string" && typeof codec?.encode === "function") return;
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    `${where} takes a topic made by defineTopic("…"), got ${show(topic)}`,
+  );
+}
+
+function codecOf(where: string, codec: unknown): Codec {
   if (codec === "json") return json;
   if (codec === "bytes") return bytes;
-  if (typeof codec !== "object" || typeof codec.encode !== "function" || typeof codec.decode !== "function") {
+  const { contentType, encode, decode } = (codec ?? {}) as Partial<Codec>;
+  if (
+    typeof contentType !== "string" ||
+    !isIdText(contentType) ||
+    typeof encode !== "function" ||
+    typeof decode !== "function"
+  ) {
     throw new ConfigurationError(
       "ERR_CONFIG",
       `${where} codec must be "json", "bytes" or an object with contentType, encode and decode`,
     );
   }
-  return codec;
+  return codec as Codec;
 }

@@ -13,12 +13,20 @@ export interface Work {
   readonly message: Omit<Message, "payload">;
   /** How the inbox knows it: the same for every copy of the message, whatever queue it came from. */
   readonly inboxKey: InboxKey;
-  /** Number of the attempt under way or about to start. */
+  /** Number of the attempt under way, or of the last one. */
   attempt: number;
+  /** Attempts that failed; those of earlier copies count. This is what a retry policy limits. */
+  failures: number;
+  /** Hand-overs that ended without a word (crashes, lost connections); those of earlier copies count. */
+  readonly redeliveries: number;
   /** When the first attempt failed, epoch milliseconds. */
   firstFailureAt: number | undefined;
-  /** Aborts the handler: drain over, or the delivery lost. */
+  /** Aborts the handler: drain over, or the delivery lost and nothing else protects it. */
   readonly cancel: AbortController;
+  /** The broker took it back: nothing may be started or waited for any more, and settling it there is stale. */
+  lost: boolean;
+  /** Ends the wait under way, if there is one. */
+  wake: (() => void) | undefined;
   /**
    * `waiting`: no handler has run in this process. `ended`: settled, lost or given back; nothing may settle it any more.
    */
@@ -28,19 +36,49 @@ export interface Work {
 export function createWork(raw: RawDelivery, runtime: Runtime): Work {
   const { headers } = raw.message;
   const message = describe(raw.topic, raw.position, raw.message, runtime.now());
+  const failures = headerCount(headers, header.failures);
+  const redeliveries = headerCount(headers, header.redeliveries) + raw.redeliveries;
   return {
     raw,
     message,
     inboxKey: {
       scope: `${raw.topic}--${raw.group}`,
       key: message.idempotencyKey ?? message.id,
-      redrives: headerCount(headers, header.redrives),
+      redrives: message.redrives,
     },
-    attempt: headerCount(headers, header.failures) + raw.redeliveries + 1,
+    attempt: failures + redeliveries + 1,
+    failures,
+    redeliveries,
     firstFailureAt: headerTime(headers, header.firstFailureAt),
     cancel: new AbortController(),
+    lost: false,
+    wake: undefined,
     state: "waiting",
   };
+}
+
+/** Waits for `ms`, or until the delivery is lost. Rejects with the signal's reason when it aborts first. */
+export function waitWith(work: Work, runtime: Runtime, ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) return reject(signal.reason as Error);
+    if (work.lost) return resolve();
+    const end = (): void => {
+      cancel();
+      signal.removeEventListener("abort", onAbort);
+      work.wake = undefined;
+    };
+    const finish = (): void => {
+      end();
+      resolve();
+    };
+    const onAbort = (): void => {
+      end();
+      reject(signal.reason as Error);
+    };
+    const cancel = runtime.setTimer(ms, finish);
+    signal.addEventListener("abort", onAbort, { once: true });
+    work.wake = finish;
+  });
 }
 
 /** How events name it. */

@@ -119,10 +119,8 @@ export function wake(queue: GroupQueue): void {
 }
 
 function remember(seen: Map<string, number>, attributes: Headers, now: number): boolean {
-  const keys = [
-    attributes["id"] === undefined ? undefined : `id:${attributes["id"]}`,
-    attributes["idempotencykey"] === undefined ? undefined : `key:${attributes["idempotencykey"]}`,
-  ].filter((key) => key !== undefined);
+  const { id = "", idempotencykey = "" } = attributes;
+  const keys = [id === "" ? [] : `id:${id}`, idempotencykey === "" ? [] : `key:${idempotencykey}`].flat();
   for (const [key, until] of seen) {
     if (until > now) break;
     seen.delete(key);

@@ -26,7 +26,7 @@ export interface MemoryConnection {
 }
 
 /** `failed`: no effect. `unanswered`: it took effect, but the answer was lost. */
-export type Performed<T> =
+type Performed<T> =
   | { readonly kind: "done"; readonly value: T }
   | { readonly kind: "failed"; readonly error: MessagingError }
   | { readonly kind: "unanswered"; readonly error: MessagingError };
@@ -62,6 +62,7 @@ export function createConnection(name: string | undefined): MemoryConnection {
     async connect(given) {
       const error = await connection.faults.before?.("connect");
       if (error !== undefined) throw error;
+      if (closed) throw closedError();
       context = given;
       connected = true;
       context.emit({ type: "connected", adapter: "memory" });
@@ -73,8 +74,7 @@ export function createConnection(name: string | undefined): MemoryConnection {
       return () => void listeners.delete(listener);
     },
     async perform(operation, act) {
-      if (closed)
-        return { kind: "failed", error: new LifecycleError("ERR_CLOSED", "the memory adapter is closed") };
+      if (closed) return { kind: "failed", error: closedError() };
       const { before, after } = connection.faults;
       const refused = before === undefined ? undefined : await before(operation);
       if (refused !== undefined) return { kind: "failed", error: refused };
@@ -88,6 +88,10 @@ export function createConnection(name: string | undefined): MemoryConnection {
     },
   };
   return connection;
+}
+
+function closedError(): LifecycleError {
+  return new LifecycleError("ERR_CLOSED", "the memory adapter is closed");
 }
 
 function brokerOf(name: string | undefined): MemoryBroker {

@@ -62,7 +62,7 @@ export function memory(options: MemoryOptions = {}): MemoryAdapter {
     async subscribe(spec, sink) {
       const performed = await connection.perform(
         "subscribe",
-        () => new MemorySubscription(connection, spec, sink),
+        () => new MemorySubscription(connection, spec, sink, (closed) => subscriptions.delete(closed)),
       );
       if (performed.kind !== "done") throw performed.error;
       subscriptions.add(performed.value);

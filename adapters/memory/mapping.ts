@@ -6,6 +6,6 @@ export function copyMessage(message: WireMessage): WireMessage {
     attributes: Object.freeze(headerMap(message.attributes)),
     headers: Object.freeze(headerMap(message.headers)),
     key: message.key,
-    body: message.body === null ? null : Uint8Array.from(message.body),
+    body: message.body === null ? null : new Uint8Array(message.body),
   };
 }

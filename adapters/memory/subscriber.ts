@@ -26,12 +26,19 @@ export class MemorySubscription implements Subscription {
   readonly #queue: GroupQueue;
   readonly #held = new Map<RawDelivery, Held>();
   readonly #forgetCut: () => void;
+  readonly #onClosed: (subscription: MemorySubscription) => void;
   #cancelTimer: Cancel = () => undefined;
   #state: "running" | "paused" | "stopped" = "running";
   #scheduled = false;
 
-  constructor(connection: MemoryConnection, spec: SubscribeSpec, sink: DeliverySink) {
+  constructor(
+    connection: MemoryConnection,
+    spec: SubscribeSpec,
+    sink: DeliverySink,
+    onClosed: (subscription: MemorySubscription) => void,
+  ) {
     this.#connection = connection;
+    this.#onClosed = onClosed;
     this.#spec = spec;
     this.#sink = sink;
     this.#queue = connection.group(spec);
@@ -97,6 +104,7 @@ export class MemorySubscription implements Subscription {
     this.#forgetCut();
     this.#cancelTimer();
     for (const [delivery, { entry }] of this.#held) this.#giveBack(delivery, entry);
+    this.#onClosed(this);
   }
 
   health(): { readonly consuming: boolean } {

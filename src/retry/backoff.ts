@@ -16,7 +16,7 @@ export interface Backoff {
 export interface ExponentialOptions {
   /** Delay after the first failure. Default `"1s"`. */
   readonly min?: Duration | undefined;
-  /** Longest delay. Default `"10m"`. */
+  /** Longest delay. Default `"10m"`, or `min` when that is longer. */
   readonly max?: Duration | undefined;
   /** Growth per attempt. Default 2. */
   readonly factor?: number | undefined;
@@ -27,6 +27,8 @@ export interface ExponentialOptions {
   readonly jitter?: "full" | "equal" | "none" | undefined;
 }
 
+const defaultMaxMs = 600_000;
+
 /**
  * Delays that grow by a factor: `min`, `min * factor`, … up to `max`. Throws `ERR_CONFIG`.
  *
@@ -36,7 +38,7 @@ export interface ExponentialOptions {
 export function exponential(options: ExponentialOptions = {}): Backoff {
   checkKeys("exponential", options, ["min", "max", "factor", "jitter"]);
   const minMs = toMs(options.min ?? "1s", "exponential min", { min: 1 });
-  const maxMs = toMs(options.max ?? "10m", "exponential max", { min: minMs });
+  const maxMs = toMs(options.max ?? Math.max(defaultMaxMs, minMs), "exponential max", { min: minMs });
   const factor = options.factor ?? 2;
   if (typeof factor !== "number" || !(factor >= 1 && factor <= 100)) {
     throw new ConfigurationError(

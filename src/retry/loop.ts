@@ -29,11 +29,14 @@ export async function retryLoop<T>(
   let delayMs: number | undefined;
   try {
     return await pRetry(
-      (attempt) =>
-        run(attempt).catch((error: unknown) => {
+      async (attempt) => {
+        try {
+          return await run(attempt);
+        } catch (error) {
           delayMs = nextDelay(error, attempt);
           throw new Attempt(error);
-        }),
+        }
+      },
       {
         retries: Infinity,
         minTimeout: 0,

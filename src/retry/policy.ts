@@ -43,8 +43,8 @@ export function createRetryPolicy(options: RetryOptions = {}): RetryPolicy {
 export interface Failure {
   /** What the handler threw. Anything: `throw null` is a failure too. */
   readonly error: unknown;
-  /** Number of the attempt that failed, from 1. */
-  readonly attempt: number;
+  /** How many attempts have failed, this one included. */
+  readonly failures: number;
   /** Milliseconds since the first failed attempt of this message. */
   readonly ageMs: number;
   /** The handler's own delay, from `retryAfter`. */
@@ -57,12 +57,12 @@ export function decide(
   policy: RetryPolicy,
   random: number,
 ): Outcome & { kind: "retry" | "deadLetter" } {
-  const { error, attempt, ageMs } = failure;
+  const { error, failures, ageMs } = failure;
   if (isNonRetryable(error) || (failure.delayMs === undefined && !policy.retryIf(error))) {
     return { kind: "deadLetter", reason: "non-retryable", error };
   }
-  if (attempt >= policy.maxAttempts) return { kind: "deadLetter", reason: "exhausted", error };
-  const delayMs = failure.delayMs ?? clampDelay(policy.backoff(attempt, random));
+  if (failures >= policy.maxAttempts) return { kind: "deadLetter", reason: "exhausted", error };
+  const delayMs = clampDelay(failure.delayMs ?? policy.backoff(failures, random));
   if (ageMs + delayMs > policy.maxAgeMs) return { kind: "deadLetter", reason: "expired", error };
   return { kind: "retry", delayMs, error };
 }
@@ -71,7 +71,7 @@ function isNonRetryable(error: unknown): boolean {
   return MessagingError.is(error) && error.code === "ERR_NON_RETRYABLE";
 }
 
-/** A backoff of the user's own may give anything; a retry must neither be lost nor spin. */
+/** A backoff or a middleware of the user's own may give anything; a retry must neither be lost nor spin. */
 function clampDelay(ms: number): number {
   return Number.isFinite(ms) ? Math.min(Math.max(0, Math.round(ms)), maxDurationMs) : maxDelayOfUnknown;
 }
