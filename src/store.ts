@@ -39,9 +39,22 @@ export interface OutboxPage {
 export interface FetchSpec {
   /** Rows above this only: an optimisation that never hides a row. */
   readonly above: bigint;
+  /** Rows to leave out: they are on their way. Default: none. */
+  readonly except?: readonly bigint[] | undefined;
   /** Topics set aside because their destination refuses. */
   readonly parkedTopics: readonly string[];
   readonly limit: number;
+}
+
+export interface Backlog {
+  /** Rows waiting; beyond some thousands an estimate. */
+  readonly depth: number;
+  /** Age of the oldest, in milliseconds. */
+  readonly oldestMs: number;
+  /** Rows that can never be published, put aside. */
+  readonly parked: number;
+  /** Somebody holds the lease. */
+  readonly relayed: boolean;
 }
 
 /** The right to relay, held by one relay at a time; `epoch` fences the one before. */
@@ -72,13 +85,15 @@ export interface OutboxStore {
   ): Promise<{ readonly fenced: boolean; readonly mark: bigint }>;
   /** Moves a row that can never be published to where a person finds it, if `epoch` still holds. */
   park(row: OutboxRow, epoch: bigint, error: string): Promise<{ readonly fenced: boolean }>;
-  /** Rows waiting (an estimate), and the age of the oldest. */
-  backlog(): Promise<{
-    readonly depth: number;
-    readonly oldestMs: number;
-    readonly parked: number;
-    readonly relayed: boolean;
-  }>;
+  /** At a cost that does not grow with what waits. */
+  backlog(): Promise<Backlog>;
+  /** Tells those who listen, in other processes, that there may be rows. In a transaction of its own. Where the database can. */
+  announce?(): Promise<void>;
+  /**
+   * Calls `notice` soon after somebody announced. Resolves with `true` when `ended` has aborted, with `false` when it turns
+   * out that notices do not arrive here; rejects when it hears no more. Nothing may depend on it.
+   */
+  listen?(notice: () => void, ended: AbortSignal): Promise<boolean>;
 }
 
 /** One delivery as the inbox knows it. */
@@ -104,6 +119,16 @@ export interface InboxClaim extends InboxKey {
   readonly token: string;
 }
 
+export interface EndedClaim extends InboxClaim {
+  readonly outcome: InboxOutcome;
+  readonly result?: string | undefined;
+}
+
+export interface StoredResult {
+  /** JSON; `undefined` when it ended without a result. */
+  readonly result: string | undefined;
+}
+
 export interface InboxStore<Tx> {
   /** First statement of the handler's transaction: enters the message with its outcome, or says why not. Never waits. */
   record(tx: Tx, entry: InboxKey, outcome: InboxOutcome): Promise<InboxAnswer>;
@@ -111,17 +136,57 @@ export interface InboxStore<Tx> {
   claim(claims: readonly InboxClaim[], leaseMs: number): Promise<readonly InboxAnswer[]>;
   /** Keeps claims for another `leaseMs`; `false` for one that was lost. */
   extend(claims: readonly InboxClaim[], leaseMs: number): Promise<readonly boolean[]>;
-  /** Ends claims with their outcome, if they are still held. */
-  complete(claims: readonly (InboxClaim & { readonly outcome: InboxOutcome })[]): Promise<void>;
+  /** Ends claims with their outcome, if they are still held, and with their result, if they have one. */
+  complete(claims: readonly EndedClaim[]): Promise<void>;
   /** Gives claims up: the message may run again. */
   release(claims: readonly InboxClaim[]): Promise<void>;
-  /** Deletes at most `limit` entries older than `olderThanMs`; resolves with how many. */
+  /** Adds the result to what `record` has entered in the same transaction. */
+  keepResult(tx: Tx, entry: InboxKey, result: string): Promise<void>;
+  /** The result of a message that has ended; `undefined`: it has not. */
+  findResult(entry: InboxKey): Promise<StoredResult | undefined>;
+  /** Deletes at most `limit` entries, with their results, older than `olderThanMs`; resolves with how many. */
   purge(olderThanMs: number, limit: number): Promise<number>;
+}
+
+/** A message that waits for its sender's decision. `id` and `entry` are the core's own texts; it has `id` once. */
+export interface PreparedRow {
+  /** Of topic and message: an id may be given in two topics. */
+  readonly id: string;
+  readonly topic: string;
+  readonly entry: string;
+}
+
+export interface UndecidedRow extends PreparedRow {
+  /** How often it was claimed. */
+  readonly checks: number;
+  readonly parked: boolean;
+}
+
+export interface PreparedStore<Tx> {
+  /** Stores a message, due to be asked about in `dueMs`; one with the same id stays as it is. */
+  add(row: PreparedRow, dueMs: number): Promise<void>;
+  /** Takes a message out, in the transaction that decides; resolves with its entry, or `undefined` when there is none. */
+  take(tx: Tx, id: string): Promise<string | undefined>;
+  /** Those of these topics that are due, each counted as asked about once more and due again in `againMs`. Never waits. */
+  claim(topics: readonly string[], againMs: number, limit: number): Promise<readonly UndecidedRow[]>;
+  /** Is due no more, if it was not claimed again since; `false`: it was, or it is gone. */
+  park(id: string, checks: number): Promise<boolean>;
+  /** Parked or not, in the order they were stored. */
+  list(topic: string, limit: number): Promise<readonly UndecidedRow[]>;
+  /** Makes parked ones due at once, and not asked about yet: all of the topic's, or those with these ids. Resolves with how many. */
+  resume(topic: string, ids: readonly string[] | undefined): Promise<number>;
 }
 
 export interface MigrationReport {
   readonly from: number;
   readonly to: number;
+}
+
+export interface TablesVersion {
+  /** Of the tables there are; 0 when there are none. */
+  readonly have: number;
+  /** What this code makes. */
+  readonly known: number;
 }
 
 /** `Tx` is what handlers get as `ctx.tx`; `Handle` what `bus.outbox(handle)` takes. */
@@ -136,6 +201,10 @@ export interface Store<Tx = unknown, Handle = unknown> {
   connect(context: StoreContext): Promise<void>;
   /** Creates or upgrades the tables, in one transaction; safe to repeat and to run twice at once. */
   migrate(): Promise<MigrationReport>;
+  /** Looks, before `connect` too, and changes nothing. Rejects with `ERR_SCHEMA` when the tables are too new for this code. */
+  version(): Promise<TablesVersion>;
+  /** What `migrate` does, as SQL for a tool of the user's: the first text makes version 1. Connects to nothing. */
+  migrations(): readonly string[];
   /**
    * Runs `fn` in one transaction. Commits when it resolves, rolls back and rejects with its very error when it rejects.
    * A failure of the database itself, an unknown commit included, is a `StoreError`. When `signal` aborts before `fn` has
@@ -144,6 +213,7 @@ export interface Store<Tx = unknown, Handle = unknown> {
   transaction<T>(fn: (tx: Tx) => Promise<T>, signal?: AbortSignal): Promise<T>;
   readonly outbox: OutboxStore;
   readonly inbox: InboxStore<Tx>;
+  readonly prepared: PreparedStore<Tx>;
   health(): { readonly connected: boolean; readonly error?: Error | undefined };
   close(): Promise<void>;
   /** Only for its type: the handles `bus.outbox` takes. */

@@ -1,7 +1,7 @@
 /**
  * The low-water mark: rows at or below it are gone for good, so that a fetch need not walk over what vacuum has not yet
  * removed. It must stay below every row that is, or can still become, visible: a transaction may draw a low `seq` now and
- * commit it much later. It moves only on proof: after a `remove`, every row drawn before has a transaction older than the
+ * commit it much later. It moves only on proof: every row drawn before a `remove` began has a transaction older than the
  * remove's `mark`; a later fetch whose snapshot has no such transaction left (`horizon > mark`) has seen them all.
  */
 import type { OutboxPage } from "../store.ts";
@@ -9,10 +9,16 @@ import type { OutboxPage } from "../store.ts";
 export interface LowWater {
   /** Fetch above this. */
   readonly low: bigint;
-  /** A page was fetched above `low`; `full` when it was cut off by its limit. */
-  saw(page: OutboxPage, full: boolean): void;
-  /** Rows were removed; `mark` as the store gave it. */
-  removed(seqs: readonly bigint[], mark: bigint): void;
+  /** The highest row seen. To be noted before a `remove` begins: rows seen while it runs may be newer than its mark. */
+  readonly highest: bigint;
+  /** All rows up to here that will ever exist have been seen. */
+  readonly proven: bigint;
+  /** What the next page has to prove is not known: only a mark can tell. */
+  readonly needsMark: boolean;
+  /** A page was fetched above `low`. `hidden`: rows of parked topics were left out, so that it proves nothing. */
+  saw(page: OutboxPage, hidden: boolean): void;
+  /** Rows were removed; `mark` as the store gave it, `highest` as it was when the remove began. */
+  removed(seqs: readonly bigint[], mark: bigint, highest: bigint): void;
   /** Rows are gone without a mark. */
   gone(seqs: readonly bigint[]): void;
   /** Starts over from the bottom: the net under all of the above. */
@@ -24,6 +30,7 @@ export function createLowWater(): LowWater {
   const known = new Set<bigint>();
   let low = 0n;
   let highest = 0n;
+  let proven = 0n;
   let candidate: { readonly seq: bigint; readonly mark: bigint } | undefined;
 
   const belowKnown = (bound: bigint): bigint => {
@@ -36,22 +43,30 @@ export function createLowWater(): LowWater {
     get low() {
       return low;
     },
-    saw(page, full) {
+    get highest() {
+      return highest;
+    },
+    get proven() {
+      return proven;
+    },
+    get needsMark() {
+      return candidate === undefined && proven < highest;
+    },
+    saw(page, hidden) {
       for (const { seq } of page.rows) {
         known.add(seq);
         if (seq > highest) highest = seq;
       }
-      if (candidate === undefined || page.horizon <= candidate.mark) return;
-      const last = page.rows.at(-1)?.seq;
-      // A full page says nothing about rows beyond its end.
-      const bound = full && last !== undefined && last < candidate.seq ? last : candidate.seq;
-      const proven = belowKnown(bound);
-      if (proven > low) low = proven;
+      if (hidden || candidate === undefined || page.horizon <= candidate.mark) return;
+      // Of a page that was cut off by its limit the rows are known now, and those beyond its end are above them.
+      const below = belowKnown(candidate.seq);
+      if (below > low) low = below;
+      if (candidate.seq > proven) proven = candidate.seq;
       candidate = undefined;
     },
-    removed(seqs, mark) {
+    removed(seqs, mark, highestThen) {
       for (const seq of seqs) known.delete(seq);
-      candidate ??= { seq: highest, mark };
+      candidate ??= { seq: highestThen, mark };
     },
     gone(seqs) {
       for (const seq of seqs) known.delete(seq);

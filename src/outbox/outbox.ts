@@ -1,13 +1,24 @@
 /** Sending inside the caller's own transaction: the message leaves if and only if it commits. */
+import type { Adapter } from "../adapter.ts";
 import { type EnvelopeContext, encode } from "../envelope.ts";
-import type { PublishAllResult, PublishOptions, Publisher, Receipt } from "../publisher.ts";
-import { checkPublishOptions } from "../publisher.ts";
+import { ConfigurationError } from "../errors.ts";
+import {
+  type CheckedPublishOptions,
+  type PublishAllResult,
+  type Publisher,
+  type Receipt,
+  checkPublishAllOptions,
+  checkPublishCapabilities,
+  checkPublishOptions,
+} from "../publisher.ts";
 import { delayed, publishAllResult, topicSpec } from "../producer.ts";
 import type { OutboxEntry, Store } from "../store.ts";
-import type { Topic } from "../topic.ts";
+import { type Topic, checkTopic } from "../topic.ts";
 
 export interface OutboxContext {
   readonly store: Store;
+  /** What the relay will publish with: what it cannot do is refused before it is written. */
+  readonly adapter: Pick<Adapter, "name" | "capabilities">;
   readonly envelope: EnvelopeContext;
   /** Resolves when the store is connected and its tables are there. */
   ready(): Promise<void>;
@@ -15,25 +26,40 @@ export interface OutboxContext {
   readonly onAppended: () => void;
 }
 
+type EntryContext = Pick<OutboxContext, "adapter" | "envelope">;
+
+/** A message as the outbox stores it. Throws on what a relay could not send. */
+export async function entryOf(
+  context: EntryContext,
+  topic: Topic,
+  payload: unknown,
+  options: CheckedPublishOptions,
+): Promise<OutboxEntry> {
+  checkForRelay(context, options);
+  const { envelope } = context;
+  const encoded = encode(topic, payload, options, envelope);
+  const wire = encoded instanceof Promise ? await encoded : encoded;
+  const message = options.delayMs === 0 ? wire : delayed(wire, envelope.runtime.now() + options.delayMs);
+  return { destination: { topic: topicSpec(topic) }, message, durability: options.durability };
+}
+
+function checkForRelay({ adapter }: EntryContext, options: CheckedPublishOptions): void {
+  checkPublishCapabilities(options, adapter.name, adapter.capabilities);
+  if (options.requireRoute) return;
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    "an outbox has no requireRoute: false; its rows wait for a route",
+  );
+}
+
 /** A `Publisher` that writes into the open transaction `handle`. Its promises reject with `ERR_TX` when there is none. */
 export function createOutbox(context: OutboxContext, handle: unknown): Publisher {
-  const { store, envelope } = context;
+  const { store } = context;
 
-  const entryOf = async (
-    topic: Topic,
-    payload: unknown,
-    options: PublishOptions | undefined,
-  ): Promise<OutboxEntry> => {
-    const checked = checkPublishOptions(options);
-    const encoded = encode(topic, payload, checked, envelope);
-    const wire = encoded instanceof Promise ? await encoded : encoded;
-    const message = checked.delayMs === 0 ? wire : delayed(wire, envelope.runtime.now() + checked.delayMs);
-    return { destination: { topic: topicSpec(topic) }, message, durability: checked.durability };
-  };
-
-  const append = async (entries: readonly OutboxEntry[]): Promise<void> => {
+  const append = async (entries: readonly OutboxEntry[], signal: AbortSignal | undefined): Promise<void> => {
     if (entries.length === 0) return;
     await context.ready();
+    signal?.throwIfAborted();
     await store.outbox.append(handle, entries);
     context.onAppended();
   };
@@ -46,16 +72,22 @@ export function createOutbox(context: OutboxContext, handle: unknown): Publisher
 
   return {
     async publish(topic, payload, options) {
-      const entry = await entryOf(topic, payload, options);
-      await append([entry]);
+      checkTopic("publish", topic);
+      const checked = checkPublishOptions(options);
+      const entry = await entryOf(context, topic, payload, checked);
+      await append([entry], checked.signal);
       return receiptOf(entry);
     },
     /** One statement for all that can be encoded; a failing statement rejects, for it has failed the transaction. */
     async publishAll(topic, payloads, options) {
+      checkTopic("publishAll", topic);
+      const checked = checkPublishAllOptions(payloads, options);
+      checkForRelay(context, checked);
       const settled = await Promise.allSettled(
-        payloads.map((payload) => entryOf(topic as Topic, payload, options)),
+        payloads.map((payload) => entryOf(context, topic, payload, checked)),
       );
-      await append(settled.flatMap((result) => (result.status === "fulfilled" ? [result.value] : [])));
+      const entries = settled.flatMap((result) => (result.status === "fulfilled" ? [result.value] : []));
+      await append(entries, checked.signal);
       return settled.map((result, index): PublishAllResult =>
         publishAllResult(
           index,

@@ -19,7 +19,11 @@ export function createParkedTopics(runtime: Runtime): ParkedTopics {
       return Array.from(topics).flatMap(([topic, { until }]) => (until > now ? [topic] : []));
     },
     refused(topic) {
-      const refusals = (topics.get(topic)?.refusals ?? 0) + 1;
+      const known = topics.get(topic);
+      const left = (known?.until ?? 0) - runtime.monotonic();
+      // Many rows of one page are refused at once: that is one refusal.
+      if (left > 0) return left;
+      const refusals = (known?.refusals ?? 0) + 1;
       const delayMs = backoff(refusals);
       topics.set(topic, { until: runtime.monotonic() + delayMs, refusals });
       return delayMs;

@@ -4,22 +4,24 @@
  *
  * 1. A row is deleted only after its broker confirmed it: nothing is lost, a crash in between sends it again with the
  *    same id.
- * 2. One page at a time, read in `seq` order from one snapshot; of one key, a row goes out only after the one before it
- *    was confirmed. A relay that lost its lease without noticing can only repeat, not reorder.
+ * 2. Every fetch begins at the low-water mark, reads in `seq` order from one snapshot, and leaves out only what is on its
+ *    way; of one key, a row goes out only after the one before it was confirmed. A relay that lost its lease without
+ *    noticing can only repeat, not reorder.
  * 3. No transaction is open and no row locked while the broker is talked to.
  * 4. The lease is database time; this process acts only before a monotonic deadline.
  * 5. The low-water mark (`low-water.ts`) never hides a row.
  * 6. A key or a topic that fails never stops others.
  */
 import type { Runtime } from "../clock.ts";
-import type { ErrorCode, MessagingError, PublishError } from "../errors.ts";
+import type { MessagingError } from "../errors.ts";
 import type { EventListener } from "../events.ts";
 import { storeError } from "../once.ts";
 import type { Producer } from "../producer.ts";
 import { jittered } from "../retry/loop.ts";
-import { type OutboxRow, type RelayLease, type Store, orderKey } from "../store.ts";
-import { type LowWater, createLowWater } from "./low-water.ts";
-import { type ParkedTopics, createParkedTopics } from "./parked-topics.ts";
+import type { Backlog, RelayLease, Store } from "../store.ts";
+import { maxPollMs, pump } from "./pump.ts";
+import type { CheckedRelayOptions } from "./relay-options.ts";
+import { type Waiting, createWaiting } from "./waiting.ts";
 
 export interface RelayContext {
   readonly store: Store;
@@ -33,16 +35,20 @@ export interface RelayContext {
   readonly onClosed: (relay: Relay) => void;
 }
 
-export interface RelayOptions {
-  /** Rows read and published at a time, 1..5000. Default 500. */
-  readonly batch?: number | undefined;
+export interface RelayHealth {
+  /** It holds the lease. */
+  readonly active: boolean;
+  /** What waits, as of the last renewal of the lease, some seconds ago; `undefined` in one that stands by. */
+  readonly backlog: Omit<Backlog, "relayed"> | undefined;
+  /** What failed last. */
+  readonly error?: MessagingError | undefined;
 }
 
 export interface Relay extends AsyncDisposable {
   /** Looks for rows now. */
   wake(): void;
-  /** Whether it holds the lease, and what failed last. Cached, no I/O. */
-  health(): { readonly active: boolean; readonly error?: MessagingError | undefined };
+  /** Cached, no I/O. */
+  health(): RelayHealth;
   /** Finishes what is being published, lets the lease go. Twice is fine. */
   close(): Promise<void>;
 }
@@ -50,55 +56,34 @@ export interface Relay extends AsyncDisposable {
 const leaseTtlMs = 10_000;
 /** The share of the lease this process trusts itself to act in; the rest allows for the renewal's own travel. */
 const leaseTrust = 0.8;
-const minPollMs = 5;
-const maxPollMs = 1_000;
-const sendTimeoutMs = 10_000;
-const sweepMs = 60_000;
-const purgeBatch = 5_000;
+/** Before notices are listened for again when their connection broke. */
+const relistenMs = 5_000;
 
-/** About the message: no later try can succeed. */
-const permanent: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  "ERR_TOO_LARGE",
-  "ERR_ENCODE",
-  "ERR_HEADER",
-  "ERR_ID",
-  "ERR_CAPABILITY",
-]);
-/** About the destination: its topic waits, others go on. Anything else is about the connection: all wait. */
-const refusals: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  "ERR_NO_ROUTE",
-  "ERR_DESTINATION",
-  "ERR_TOPOLOGY",
-  "ERR_BROKER_FULL",
-  "ERR_PUBLISH",
-]);
-
-/** How publishing one row ended; only after `sent` and `parked` may the next row of its key go out. */
-type RowResult = "sent" | "parked" | "refused" | "failed";
-
-export function startRelay(context: RelayContext, options: { readonly batch: number }): Relay {
-  const relay = new RunningRelay(context, options.batch);
+export function startRelay(context: RelayContext, options: CheckedRelayOptions): Relay {
+  const relay = new RunningRelay(context, options);
   relay.start();
   return relay;
 }
 
 class RunningRelay implements Relay {
   readonly #context: RelayContext;
-  readonly #batch: number;
+  readonly #options: CheckedRelayOptions;
   readonly #owner: string;
   readonly #closing = new AbortController();
+  readonly #waiting: Waiting;
   readonly #backoff: (attempt: number) => number;
   #lease: { readonly epoch: bigint; deadline: number } | undefined;
+  #backlog: RelayHealth["backlog"];
   #error: MessagingError | undefined;
   #loop: Promise<void> = Promise.resolve();
-  #wake: (() => void) | undefined;
-  #woken = false;
 
-  constructor(context: RelayContext, batch: number) {
+  constructor(context: RelayContext, options: CheckedRelayOptions) {
+    const { runtime } = context;
     this.#context = context;
-    this.#batch = batch;
-    this.#owner = context.runtime.newId();
-    this.#backoff = jittered(context.runtime, "relay", 100, 30_000);
+    this.#options = options;
+    this.#owner = runtime.newId();
+    this.#waiting = createWaiting(runtime, this.#closing.signal);
+    this.#backoff = jittered(runtime, "relay", 100, 30_000);
   }
 
   start(): void {
@@ -106,17 +91,15 @@ class RunningRelay implements Relay {
   }
 
   wake(): void {
-    this.#woken = true;
-    this.#wake?.();
+    this.#waiting.wake();
   }
 
-  health(): { readonly active: boolean; readonly error?: MessagingError | undefined } {
-    return { active: this.#lease !== undefined, error: this.#error };
+  health(): RelayHealth {
+    return { active: this.#lease !== undefined, backlog: this.#backlog, error: this.#error };
   }
 
   async close(): Promise<void> {
     this.#closing.abort();
-    this.#wake?.();
     await this.#loop;
     this.#context.onClosed(this);
   }
@@ -135,13 +118,13 @@ class RunningRelay implements Relay {
         if (lease !== undefined) await this.#work(lease.epoch);
         failures = 0;
         this.#error = undefined;
-        if (lease === undefined) await this.#sleep(maxPollMs);
+        if (lease === undefined) await this.#waiting.sleep(maxPollMs);
       } catch (error) {
         failures += 1;
         const delayMs = this.#backoff(failures);
         this.#error = storeError(error);
         this.#context.emit({ type: "relayFailed", error: this.#error, delayMs });
-        await this.#sleep(delayMs);
+        await this.#waiting.pause(delayMs);
       }
     }
   }
@@ -154,15 +137,23 @@ class RunningRelay implements Relay {
   }
 
   async #work(epoch: bigint): Promise<void> {
-    const renewals = new AbortController();
-    const renewing = this.#keepLease(epoch, renewals.signal);
+    const ended = new AbortController();
+    const beside = Promise.all([this.#keepLease(epoch, ended.signal), this.#listen(ended.signal)]);
     try {
-      await this.#relayWhileHeld(epoch);
+      await pump({
+        ...this.#context,
+        options: this.#options,
+        waiting: this.#waiting,
+        epoch,
+        mayWork: () => !this.#closing.signal.aborted && this.#holdsLease(),
+        onError: (error) => void (this.#error = error),
+      });
     } finally {
-      renewals.abort();
-      await renewing;
+      ended.abort();
+      await beside;
       const held = this.#lease !== undefined;
       this.#lease = undefined;
+      this.#backlog = undefined;
       // A lease that cannot be let go runs out by itself.
       if (held) await this.#context.store.outbox.surrender(this.#owner, epoch).catch(() => undefined);
     }
@@ -171,127 +162,54 @@ class RunningRelay implements Relay {
   async #keepLease(epoch: bigint, ended: AbortSignal): Promise<void> {
     const { runtime, store } = this.#context;
     for (;;) {
-      const slept = await runtime.sleep(leaseTtlMs / 3, ended).then(
-        () => true,
-        () => false,
-      );
-      if (!slept) return;
+      if (!(await this.#slept(leaseTtlMs / 3, ended))) return;
       const asked = runtime.monotonic();
       // A renewal that fails is not the end: the deadline stands, and the next one may succeed before it.
       const renewed = await store.outbox.renew(this.#owner, epoch, leaseTtlMs).catch(() => undefined);
       if (renewed === false) this.#lease = undefined;
       if (this.#lease === undefined) return;
-      if (renewed === true) this.#lease.deadline = asked + leaseTtlMs * leaseTrust;
+      if (renewed !== true) continue;
+      this.#lease.deadline = asked + leaseTtlMs * leaseTrust;
+      void this.#gauge();
     }
+  }
+
+  /** What waits is said with each renewal. Its cost has a bound, and without it nothing is worse. */
+  async #gauge(): Promise<void> {
+    const { store, emit } = this.#context;
+    const found = await store.outbox.backlog().catch(() => undefined);
+    if (found === undefined || this.#lease === undefined) return;
+    const { depth, oldestMs, parked } = found;
+    this.#backlog = { depth, oldestMs, parked };
+    emit({ type: "backlog", depth, oldestMs, parked });
+  }
+
+  /** Hears of commits in other processes, where the database can tell. Without it they are found by looking. */
+  async #listen(ended: AbortSignal): Promise<void> {
+    const { store, emit } = this.#context;
+    if (store.outbox.listen === undefined) return;
+    do {
+      try {
+        if (await store.outbox.listen(() => this.wake(), ended)) return;
+        const message = `notices of "${store.name}" do not arrive (is there a pooler in transaction mode?): messages sent by other processes wait up to ${maxPollMs} ms`;
+        return emit({ type: "warning", code: "RELAY_NOTICES", message });
+      } catch {
+        // The connection broke. Whatever was missed is found by looking.
+      }
+    } while (await this.#slept(relistenMs, ended));
+  }
+
+  /** `false`: it ended first. */
+  #slept(ms: number, ended: AbortSignal): Promise<boolean> {
+    return this.#context.runtime.sleep(ms, ended).then(
+      () => true,
+      () => false,
+    );
   }
 
   #holdsLease(): boolean {
     if (this.#lease !== undefined && this.#context.runtime.monotonic() > this.#lease.deadline)
       this.#lease = undefined;
     return this.#lease !== undefined;
-  }
-
-  async #relayWhileHeld(epoch: bigint): Promise<void> {
-    const { runtime, store } = this.#context;
-    const lowWater = createLowWater();
-    const topics = createParkedTopics(runtime);
-    let pollMs = minPollMs;
-    let failures = 0;
-    let sweptAt = runtime.monotonic();
-    while (!this.#closing.signal.aborted) {
-      if (runtime.monotonic() - sweptAt > sweepMs) {
-        sweptAt = runtime.monotonic();
-        lowWater.sweep();
-        await store.inbox.purge(this.#context.inboxRetentionMs, purgeBatch);
-      }
-      const parkedTopics = topics.parked();
-      const page = await store.outbox.fetch({ above: lowWater.low, parkedTopics, limit: this.#batch });
-      if (!this.#holdsLease()) return;
-      lowWater.saw(page, page.rows.length === this.#batch);
-      if (page.rows.length === 0) {
-        pollMs = this.#woken ? minPollMs : Math.min(pollMs * 2, maxPollMs);
-        this.#woken = false;
-        await this.#sleep(pollMs);
-        continue;
-      }
-      pollMs = minPollMs;
-      const results = await this.#publish(page.rows, epoch, topics);
-      if (!(await this.#remove(results, epoch, lowWater))) return;
-      failures = [...results.values()].includes("failed") ? failures + 1 : 0;
-      if (failures > 0) await this.#sleep(this.#backoff(failures));
-    }
-  }
-
-  /** `false`: another relay has taken over. */
-  async #remove(
-    results: ReadonlyMap<OutboxRow, RowResult>,
-    epoch: bigint,
-    lowWater: LowWater,
-  ): Promise<boolean> {
-    const ended = (result: RowResult): bigint[] =>
-      Array.from(results).flatMap(([row, is]) => (is === result ? [row.seq] : []));
-    lowWater.gone(ended("parked"));
-    const sent = ended("sent");
-    if (sent.length === 0) return true;
-    const { fenced, mark } = await this.#context.store.outbox.remove(sent, epoch);
-    if (fenced) return false;
-    lowWater.removed(sent, mark);
-    this.#context.emit({ type: "relayed", count: sent.length });
-    return true;
-  }
-
-  /** Publishes a page: keys in parallel, the rows of one key one after another. */
-  async #publish(
-    rows: readonly OutboxRow[],
-    epoch: bigint,
-    topics: ParkedTopics,
-  ): Promise<ReadonlyMap<OutboxRow, RowResult>> {
-    const chains = Map.groupBy(rows, (row) => orderKey(row) ?? row.seq);
-    const results = new Map<OutboxRow, RowResult>();
-    await Promise.all(
-      Array.from(chains.values(), async (chain) => {
-        for (const row of chain) {
-          const result = await this.#publishRow(row, epoch, topics);
-          results.set(row, result);
-          if (result === "refused" || result === "failed") return;
-        }
-      }),
-    );
-    return results;
-  }
-
-  async #publishRow(row: OutboxRow, epoch: bigint, topics: ParkedTopics): Promise<RowResult> {
-    const { producer, store, emit } = this.#context;
-    const topic = row.destination.topic.name;
-    try {
-      await producer.send({ ...row, requireRoute: true }, sendTimeoutMs);
-      topics.accepted(topic);
-      return "sent";
-    } catch (cause) {
-      const error = cause as PublishError;
-      if (permanent.has(error.code)) {
-        const { fenced } = await store.outbox.park(row, epoch, error.message);
-        if (fenced) return "refused";
-        emit({ type: "relayParked", topic, messageId: error.messageId, error });
-        return "parked";
-      }
-      this.#error = error;
-      const delayMs = refusals.has(error.code) ? topics.refused(topic) : undefined;
-      emit({ type: "relayFailed", error, delayMs: delayMs ?? 0 });
-      return delayMs === undefined ? "failed" : "refused";
-    }
-  }
-
-  async #sleep(ms: number): Promise<void> {
-    const { runtime } = this.#context;
-    if (this.#closing.signal.aborted) return;
-    await new Promise<void>((resolve) => {
-      const cancel = runtime.setTimer(ms, resolve);
-      this.#wake = () => {
-        cancel();
-        resolve();
-      };
-    });
-    this.#wake = undefined;
   }
 }
