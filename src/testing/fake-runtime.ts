@@ -59,7 +59,7 @@ export function createFakeRuntime(options: FakeRuntimeOptions = {}): FakeRuntime
     return first;
   };
 
-  const now = (): number => wallOffset + monotonic;
+  const now = (): number => Math.floor(wallOffset + monotonic);
   return {
     now,
     monotonic: () => monotonic,

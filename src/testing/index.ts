@@ -1,6 +1,6 @@
-/** For tests: the conformance suite that defines an adapter, a fake clock, and small helpers. */
+/** For tests: the suites that define an adapter and a store, a fake clock, and small helpers. */
 export { conformance, scenarios } from "./conformance/index.ts";
-export type { ConformanceOptions, TestRunner } from "./conformance/index.ts";
+export type { ConformanceOptions, SkippableTest, TestRunner } from "./conformance/index.ts";
 export type {
   Backend,
   Scenario,
@@ -14,3 +14,6 @@ export { createFakeRuntime } from "./fake-runtime.ts";
 export type { FakeRuntime, FakeRuntimeOptions } from "./fake-runtime.ts";
 export { createLedger } from "./ledger.ts";
 export type { Ledger, LedgerCounts } from "./ledger.ts";
+export { storeConformance, storeScenarios } from "./store/index.ts";
+export type { StoreConformanceOptions } from "./store/index.ts";
+export type { StoreBackend, StoreDatabase, StoreScenario } from "./store/scenario.ts";

@@ -5,6 +5,8 @@ export interface FaultProxy {
   readonly port: number;
   /** Answers of the server are held back until the returned function is called. Requests still reach it. */
   holdReplies(): () => Promise<void>;
+  /** Every open connection goes dead without a word: nothing passes any more, either way. New ones are let through. */
+  stall(): void;
   /** Resets every connection (RST on both sides). New ones are let through at once. */
   cut(): Promise<void>;
   close(): Promise<void>;
@@ -23,6 +25,7 @@ export interface FaultProxyOptions {
 
 export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): Promise<FaultProxy> {
   const pairs = new Set<Pair>();
+  const stalled = new Set<Pair>();
   let held = false;
 
   const proxy = net.createServer({ noDelay: true }, (client) => {
@@ -31,6 +34,7 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
     pairs.add(pair);
     const end = (): void => {
       pairs.delete(pair);
+      stalled.delete(pair);
       client.destroy();
       server.destroy();
     };
@@ -55,6 +59,15 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
         return Promise.resolve();
       };
     },
+    stall() {
+      for (const pair of pairs) {
+        hold(pair);
+        hold({ client: pair.server, server: pair.client });
+        // Not among those that `holdReplies` lets go again.
+        stalled.add(pair);
+        pairs.delete(pair);
+      }
+    },
     async cut() {
       for (const { client, server } of pairs) {
         client.resetAndDestroy();
@@ -63,7 +76,7 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
       pairs.clear();
     },
     async close() {
-      for (const { client, server } of pairs) {
+      for (const { client, server } of [...pairs, ...stalled]) {
         client.destroy();
         server.destroy();
       }

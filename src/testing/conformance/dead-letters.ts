@@ -146,4 +146,66 @@ export const deadLetters: readonly Scenario[] = [
     );
     assert.equal(other.received.length, 4, "another group got a redriven message");
   }),
+
+  scenario(
+    "X4",
+    "of two copies of a message, of which one would fail, either the effect remains or the dead letter, never both",
+    async (world) => {
+      const buses = [await world.bus({ store: true }), await world.bus({ store: true })];
+      const topic = world.topic<string>({ partitions: 4 });
+      const keys = Array.from({ length: 20 }, (_, i) => `message-${i}`);
+      const options = { group, once: "transaction", holdBelow: 0, retry: { maxAttempts: 1 } } as never;
+      for (const bus of buses) {
+        await world.consume(bus, topic, options, async (payload, { tx, message }) => {
+          await world.database.addEffect(tx, payload);
+          if (message.id.endsWith("-0")) throw new Error("this copy fails");
+        });
+      }
+
+      const [bus] = buses as [Bus];
+      await Promise.all(
+        keys.flatMap((key) =>
+          [0, 1].map((copy) => bus.publish(topic, key, { id: `${key}-${copy}`, idempotencyKey: key })),
+        ),
+      );
+      const outcomes = await eventually(async () => {
+        const letters = await Array.fromAsync(bus.deadLetters(topic, { group }).list());
+        const dead = letters.map(({ message }) => message.payload as string);
+        const found = [...dead, ...(await world.database.effects())];
+        assert.ok(found.length >= keys.length, `${found.length} of ${keys.length} have ended`);
+        return found;
+      });
+
+      assert.deepEqual(outcomes.toSorted(), keys.toSorted());
+    },
+  ),
+
+  scenario("X8", "what is redriven can be chosen by what is in it, and limited in number", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<number>();
+    const again: number[] = [];
+    const retry = { maxAttempts: 1 };
+    await world.consume(bus, topic, { group, retry }, (payload, { message }) => {
+      if (message.redrives === 0) throw payload % 2 === 0 ? new RangeError("even") : new TypeError("odd");
+      again.push(payload);
+    });
+    await bus.publishAll(topic, [1, 2, 3, 4, 5, 6, 7, 8]);
+    await lettersOf(bus, topic, 8);
+
+    const dlq = bus.deadLetters(topic, { group });
+    const report = await dlq.redrive({ where: ({ error }) => error.name === "RangeError", limit: 3 });
+
+    assert.deepEqual(report, { matched: 3, redriven: 3 });
+    await eventually(() => assert.equal(again.length, 3));
+    assert.ok(again.every((payload) => payload % 2 === 0));
+    assert.equal(
+      (await lettersOf(bus, topic, 5)).filter(({ error }) => error.name === "RangeError").length,
+      1,
+    );
+    assert.deepEqual(await dlq.discard({ where: ({ error }) => error.name === "TypeError" }), {
+      matched: 4,
+      discarded: 4,
+    });
+    assert.equal((await lettersOf(bus, topic, 1))[0]?.error.name, "RangeError");
+  }),
 ];

@@ -31,6 +31,31 @@ export const delay: readonly Scenario[] = [
     );
   }),
 
+  scenario(
+    "L2",
+    "a delayed message outlives the process that sent it, and the broker's restart",
+    async (world) => {
+      const topic = world.topic<string>();
+      const first = await world.bus();
+      await first.declare({ groups: { g: [topic] } });
+      // A quorum queue is safe from kill -9 only about a second after it was declared.
+      const ready = await world.consume(first, topic, { group: "g" });
+      await first.publish(topic, "warm-up", { delay: "1500ms" });
+      await ready.waitFor(1);
+      const sent = performance.now();
+      await first.publish(topic, "one", { delay: "4s" });
+      await first.close();
+      if (world.capabilities.server) await world.faults.restartBroker();
+
+      const second = await world.bus();
+      const after = await world.consume(second, topic, { group: "g" });
+      await after.waitFor(1);
+
+      assert.equal(after.received[0]?.payload, "one");
+      assert.ok(performance.now() - sent >= 3_995, "it came too early");
+    },
+  ),
+
   scenario("L4", "a delay that is none is refused before anything is sent", async (world) => {
     const bus = await world.bus();
     const topic = world.topic<number>();

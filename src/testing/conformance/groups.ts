@@ -31,4 +31,63 @@ export const groups: readonly Scenario[] = [
       assert.equal(new Set(recorder.received.map(({ payload }) => payload)).size, 1_000);
     }
   }),
+
+  scenario("G3", "a consumer that joins under load gets its share", async (world) => {
+    const [first, second] = [await world.bus(), await world.bus()];
+    const topic = world.topic<number>({ partitions: 4 });
+    const few = { group: "g", prefetch: 4, concurrency: 4 };
+    // All places of the first are taken until the newcomer has had one.
+    const joined = Promise.withResolvers<void>();
+    let handed = 0;
+    const a = await world.consume(first, topic, few, () => {
+      handed += 1;
+      return handed < 40 ? undefined : joined.promise;
+    });
+    await first.publishAll(topic, [...Array(200).keys()]);
+    await a.waitFor(40);
+
+    const b = await world.consume(second, topic, few, () => joined.resolve());
+    await b.waitFor(1);
+
+    await eventually(() => assert.equal(new Set([...a.ids(), ...b.ids()]).size, 200), 30_000);
+  }),
+
+  scenario("G4", "what a leaving consumer had, and would have had, the others handle", async (world) => {
+    const [first, second] = [await world.bus(), await world.bus()];
+    const topic = world.topic<number>({ partitions: 4 });
+    const few = { group: "g", prefetch: 10, concurrency: 5 };
+    const handled = new Set<number>();
+    const handle = (payload: number): void => void handled.add(payload);
+    const a = await world.consume(first, topic, few, handle);
+    await world.consume(second, topic, few, handle);
+    await first.publishAll(topic, [...Array(300).keys()]);
+    await a.waitFor(1);
+
+    await a.consumer.close();
+    await second.publishAll(
+      topic,
+      Array.from({ length: 100 }, (_, i) => 300 + i),
+    );
+
+    await eventually(() => assert.equal(handled.size, 400), 30_000);
+  }),
+
+  scenario("G5", "groups of one name on two topics have nothing in common", async (world) => {
+    const bus = await world.bus();
+    const [one, other] = [world.topic<number>(), world.topic<number>()];
+    await bus.declare({ groups: { g: [one, other] } });
+    await bus.publishAll(one, [...Array(50).keys()]);
+    await bus.publishAll(
+      other,
+      Array.from({ length: 50 }, (_, i) => 100 + i),
+    );
+
+    const first = await world.consume(bus, one, { group: "g" });
+    await first.waitFor(50);
+    const second = await world.consume(bus, other, { group: "g" });
+    await second.waitFor(50);
+
+    assert.ok(first.received.every(({ payload }) => payload < 100));
+    assert.ok(second.received.every(({ payload }) => payload >= 100));
+  }),
 ];

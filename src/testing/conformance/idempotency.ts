@@ -86,4 +86,19 @@ export const idempotency: readonly Scenario[] = [
 
     assert.deepEqual(await world.database.effects(), ["one by attempt 2"]);
   }),
+
+  scenario("I5", "a message has its effect once in each group", async (world) => {
+    const bus = await world.bus({ store: true });
+    const topic = world.topic<string>();
+    for (const group of ["a", "b"]) {
+      await world.consume(bus, topic, { ...transactional, group }, (payload, { tx }) =>
+        world.database.addEffect(tx, `${payload} in ${group}`),
+      );
+    }
+
+    await bus.publish(topic, "one", { idempotencyKey: "k" });
+    await eventually(() => assert.equal(count(world, "handled"), 2));
+
+    assert.deepEqual((await world.database.effects()).toSorted(), ["one in a", "one in b"]);
+  }),
 ];

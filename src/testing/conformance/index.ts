@@ -4,11 +4,13 @@
  * its name; declaring what is not there makes others fail.
  */
 import type { Backend, Scenario } from "./scenario.ts";
+import { backpressure } from "./backpressure.ts";
 import { deadLetters } from "./dead-letters.ts";
 import { delay } from "./delay.ts";
 import { delivery } from "./delivery.ts";
 import { groups } from "./groups.ts";
 import { idempotency } from "./idempotency.ts";
+import { limits } from "./limits.ts";
 import { ordering } from "./ordering.ts";
 import { outbox } from "./outbox.ts";
 import { reconnect } from "./reconnect.ts";
@@ -20,9 +22,15 @@ import { openWorld } from "./world.ts";
 /** What the suite needs of a test runner; vitest, jest and mocha have it. */
 export interface TestRunner {
   describe(name: string, body: () => void): void;
-  it(name: string, body: () => Promise<void>, timeoutMs?: number): void;
+  /** A runner that hands its tests a way to skip themselves shows what an adapter declares it cannot do as skipped. */
+  it(name: string, body: (test?: SkippableTest) => Promise<void>, timeoutMs?: number): void;
   beforeAll(body: () => Promise<void>, timeoutMs?: number): void;
   afterAll(body: () => Promise<void>, timeoutMs?: number): void;
+}
+
+/** Vitest's test context has it; it throws. */
+export interface SkippableTest {
+  readonly skip?: ((note: string) => void) | undefined;
 }
 
 export interface ConformanceOptions {
@@ -49,8 +57,10 @@ export const scenarios: Readonly<Record<string, readonly Scenario[]>> = {
   "Dead letters": deadLetters,
   Idempotency: idempotency,
   Outbox: outbox,
+  Backpressure: backpressure,
   Shutdown: shutdown,
   Reconnect: reconnect,
+  Limits: limits,
 };
 
 const timeoutMs = 120_000;
@@ -75,15 +85,24 @@ export function conformance({ runner, name, backend: module, only = () => true }
       if (chosen.length === 0) continue;
       runner.describe(group, () => {
         for (const one of chosen)
-          runner.it(`${one.id} ${one.title}`, () => runScenario(one, backend, module), timeoutMs);
+          runner.it(
+            `${one.id} ${one.title}`,
+            (test) => runScenario(one, backend, module, test?.skip),
+            timeoutMs,
+          );
       });
     }
   });
 }
 
-async function runScenario(one: Scenario, backend: Backend, module: string): Promise<void> {
+async function runScenario(
+  one: Scenario,
+  backend: Backend,
+  module: string,
+  skip: SkippableTest["skip"] = report,
+): Promise<void> {
   const reason = one.unsupported?.(backend.adapter().capabilities, await backend.database.store());
-  if (reason !== undefined) return report(`${one.id} declared unsupported: ${reason}`);
+  if (reason !== undefined) return skip(`declared unsupported: ${reason}`);
   await backend.database.reset();
   const world = openWorld(one.id, backend, module);
   try {

@@ -1,6 +1,7 @@
 /** O: order per key, for consumers that ask for it. */
 import assert from "node:assert/strict";
 import { nodeRuntime } from "../../clock.ts";
+import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
 interface Step {
@@ -72,6 +73,33 @@ export const ordering: readonly Scenario[] = [
 
       assert.equal(overlaps, 0);
       assert.ok(most > 1, "keys did not run side by side");
+    },
+    unsupported,
+  ),
+
+  scenario(
+    "O3",
+    "a message that is dead-lettered leaves the others of its key in their order",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 4 });
+      const handled = new Map<string, number[]>();
+      const retry = { maxAttempts: 3, backoff: () => 10 };
+      const options = { group: "g", order: "key", concurrency: 8, retry } as const;
+      await world.consume(bus, topic, options, ({ key, n }) => {
+        if (n === 5) throw new Error("never");
+        handled.set(key, [...(handled.get(key) ?? []), n]);
+      });
+
+      await bus.publishAll(
+        topic,
+        Array.from({ length: 20 }, (_, n) => keys.map((key): Step => ({ key, n }))).flat(),
+      );
+
+      const count = (type: string): number => world.events.filter((event) => event.type === type).length;
+      await eventually(() => assert.deepEqual([count("handled"), count("deadLettered")], [304, 16]), 30_000);
+      const rest = [...Array(20).keys()].filter((n) => n !== 5);
+      for (const key of keys) assert.deepEqual(handled.get(key), rest, key);
     },
     unsupported,
   ),

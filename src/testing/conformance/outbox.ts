@@ -122,6 +122,72 @@ export const outbox: readonly Scenario[] = [
   ),
 
   scenario(
+    "B5",
+    "messages of one key leave in the order of their transactions, from two relays and while the broker restarts",
+    async (world) => {
+      const [first, second] = [await world.bus({ store: true }), await world.bus({ store: true })];
+      const topic = world.topic<{ key: string; n: number }>({ key: ({ key }) => key, partitions: 4 });
+      const seen = new Map<string, number[]>();
+      const recorder = await world.consume(
+        first,
+        topic,
+        { group, order: "key", once: false, lease: "3s" },
+        ({ key, n }) => {
+          const before = seen.get(key) ?? [];
+          // What comes twice, as it may after a restart, was in its place the first time.
+          if (!before.includes(n)) seen.set(key, [...before, n]);
+        },
+      );
+      first.relay();
+      second.relay();
+      // A quorum queue is safe from kill -9 only about a second after it was declared.
+      await first.publish(topic, { key: "warm-up", n: 0 }, { delay: "1500ms" });
+      await recorder.waitFor(1);
+
+      const keys = Array.from({ length: 8 }, (_, i) => `key-${i}`);
+      for (let n = 0; n < 40; n += 1) {
+        const transaction = await world.database.begin();
+        await first.outbox(transaction.handle).publishAll(
+          topic,
+          keys.map((key) => ({ key, n })),
+        );
+        await transaction.commit();
+        if (n === 20 && world.capabilities.server) await world.faults.restartBroker();
+      }
+      await eventually(() => {
+        for (const key of keys) assert.equal(seen.get(key)?.length, 40, key);
+      }, 60_000);
+
+      for (const key of keys) assert.deepEqual(seen.get(key), [...Array(40).keys()], key);
+    },
+    ({ ordering }) => (ordering === "key" ? undefined : "the adapter does not keep order per key"),
+  ),
+
+  scenario(
+    "B6",
+    "while the broker does not answer rows wait and transactions commit, and then they leave",
+    async (world) => {
+      const { bus, topic, recorder } = await pipeline(world);
+      const first = await world.database.begin();
+      await bus.outbox(first.handle).publish(topic, "before");
+      await first.commit();
+      await recorder.waitFor(1);
+
+      const answer = await world.faults.holdReplies();
+      const during = world.database.begin().then(async (transaction) => {
+        await bus.outbox(transaction.handle).publishAll(topic, ["one", "two", "three"]);
+        await transaction.commit();
+      });
+      // Where broker and database are one file, it is the transaction that waits.
+      if (world.capabilities.server) await during;
+      await answer();
+      await during;
+
+      await recorder.waitFor(4);
+    },
+  ),
+
+  scenario(
     "B9",
     "the caller's own transaction is used: rows and message are one, and outside of one it is refused",
     async (world) => {

@@ -54,4 +54,10 @@ export const reconnect: readonly Scenario[] = [
     (world) => publishUnderFaults(world, 1_000, () => world.faults.restartBroker()),
     unsupported,
   ),
+  scenario(
+    "N3",
+    "connections that went dead without a word are noticed and replaced, and nothing is lost",
+    (world) => publishUnderFaults(world, 200, () => world.faults.stallConnections()),
+    unsupported,
+  ),
 ];

@@ -1,6 +1,7 @@
 /** R: failures are retried by policy, with attempts that survive everything, and never without end. */
 import assert from "node:assert/strict";
 import { NonRetryableError } from "../../errors.ts";
+import { deadLetter } from "../../outcome.ts";
 import { constant } from "../../retry/backoff.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, type World, scenario } from "./scenario.ts";
@@ -150,6 +151,71 @@ export const retries: readonly Scenario[] = [
 
       const [last] = recorder.received.slice(-1);
       assert.deepEqual([last?.payload, last?.attempt], [1, 2]);
+    },
+  ),
+
+  scenario(
+    "R8",
+    "a message whose dead letter the broker refuses stays where it is, even when its consumer leaves",
+    async (world) => {
+      const topic = world.topic<string>();
+      const hopeless = (payload: string): void => {
+        if (payload === "bad") throw new NonRetryableError("hopeless");
+      };
+      const first = await world.bus();
+      await world.consume(first, topic, withBroker, hopeless);
+      const accept = await world.faults.refuseDeadLetters(topic.name, "g");
+      try {
+        await first.publish(topic, "bad");
+        await eventually(() => assert.ok(count(world, "settleFailed") > 0));
+        await first.publish(topic, "good");
+        await eventually(() => assert.equal(count(world, "handled"), 1));
+        await first.close({ timeout: 0 });
+      } finally {
+        await accept();
+      }
+      assert.equal(count(world, "deadLettered"), 0);
+
+      const second = await world.bus();
+      await world.consume(second, topic, withBroker, hopeless);
+      await eventually(() => assert.equal(count(world, "deadLettered"), 1));
+      const letters = await Array.fromAsync(second.deadLetters(topic, { group: "g" }).list());
+      assert.deepEqual(
+        letters.map(({ reason, message }) => [reason, message.payload]),
+        [["non-retryable", "bad"]],
+      );
+    },
+  ),
+
+  scenario(
+    "R9",
+    "an attempt that takes too long is aborted and counts as failed, and what it still returns is ignored",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<string>();
+      const late = Promise.withResolvers<unknown>();
+      const reasons: unknown[] = [];
+      const options = { ...withBroker, timeout: 200, retry: { maxAttempts: 3, backoff: constant(50) } };
+      const recorder = await world.consume(bus, topic, options, (_payload, { attempt, signal }) => {
+        if (attempt > 1) return;
+        signal.addEventListener("abort", () => reasons.push(signal.reason));
+        return late.promise;
+      });
+
+      await bus.publish(topic, "one");
+      await recorder.waitFor(2, "deliveries");
+      late.resolve(deadLetter("too late"));
+      await eventually(() => assert.equal(count(world, "handled"), 1));
+
+      assert.deepEqual(
+        reasons.map((reason) => (reason as { code?: string }).code),
+        ["ERR_TIMEOUT"],
+      );
+      assert.deepEqual(
+        recorder.received.map(({ attempt }) => attempt),
+        [1, 2],
+      );
+      assert.equal(count(world, "deadLettered"), 0);
     },
   ),
 

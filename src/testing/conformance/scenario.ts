@@ -38,8 +38,15 @@ export interface TestFaults {
   holdReplies(): Promise<() => Promise<void>>;
   /** Resets every connection. The way is open again at once. */
   cutConnections(): Promise<void>;
+  /** Every open connection goes dead without a word, as when a cable is pulled; new ones work. Asked for only of a `server`. */
+  stallConnections(): Promise<void>;
   /** Stops the broker and starts it again on the same data. Resolves when it answers. Asked for only of a `server`. */
   restartBroker(): Promise<void>;
+  /**
+   * From now on the broker takes no dead letter of the group, while everything else works; the returned function ends
+   * that. The group has been declared before. `topic` and `group` are names as the API has them.
+   */
+  refuseDeadLetters(topic: string, group: string): Promise<() => Promise<void>>;
 }
 
 /** What is tested: an adapter on a broker, with a database beside it. */

@@ -51,7 +51,7 @@ export const settling: readonly Scenario[] = [
 
   scenario(
     "A3",
-    "a message under way when the connection is lost comes again",
+    "a message under way when the connection is lost comes again, or stays ours and is settled",
     async (world) => {
       const topic = world.topic<string>();
       const bus = await world.bus();
@@ -60,20 +60,28 @@ export const settling: readonly Scenario[] = [
       const recorder = await world.consume(
         bus,
         topic,
-        { group: "g", lease: "2s" },
+        { group: "g", lease: "2s", once: false },
         async (_payload, { attempt }) => {
           if (attempt === 1 && recorder.received.length === 1) await held;
         },
       );
-      await bus.publish(topic, "one");
+      const { id } = await bus.publish(topic, "one");
       await recorder.waitFor(1);
 
       await world.faults.cutConnections();
-      await recorder.waitFor(2, "deliveries");
+      // Consuming again: where deliveries belong to a connection, the first has come again by now, or will.
+      await bus.publish(topic, "fence");
+      await recorder.waitFor(2);
       release();
 
-      assert.equal(recorder.ids().length, 1);
-      await eventually(() => assert.ok(world.events.some(({ type }) => type === "handled")));
+      const count = (type: "handled" | "staleSettle"): number =>
+        world.events.filter((event) => event.type === type && "messageId" in event && event.messageId === id)
+          .length;
+      await eventually(() => {
+        assert.equal(count("handled"), 1, "the message was neither settled nor handed over again");
+        const deliveries = recorder.received.filter((one) => one.id === id).length;
+        assert.equal(deliveries, 1 + count("staleSettle"), "it was settled, but came again all the same");
+      });
     },
     ({ server, deliveryCount }) => (server || deliveryCount ? undefined : "no connection to lose"),
   ),
@@ -140,6 +148,63 @@ export const settling: readonly Scenario[] = [
       const second = await world.bus();
       const after = await world.consume(second, topic, { group: "g", lease: "2s" });
       await eventually(() => assert.ok(after.received.some(({ payload }) => payload === 1)));
+    },
+  ),
+
+  scenario(
+    "A8",
+    "a handler that runs longer than its lease keeps its message: nobody else gets it",
+    async (world) => {
+      const topic = world.topic<string>({ partitions: 1 });
+      const [first, second] = [await world.bus(), await world.bus()];
+      const longEnough = Promise.withResolvers<void>();
+      const options = { group: "g", lease: "1s", concurrency: 2 } as const;
+      const handle = (payload: string): unknown => {
+        if (payload === "later") return longEnough.resolve();
+        return longEnough.promise;
+      };
+      const a = await world.consume(first, topic, options, handle);
+      const b = await world.consume(second, topic, options, handle);
+
+      await first.publish(topic, "long");
+      // Its coming says that three leases' time has passed, by the broker's clock.
+      await first.publish(topic, "later", { delay: "3s" });
+      await eventually(() => {
+        assert.equal(world.events.filter(({ type }) => type === "handled").length, 2);
+      });
+
+      const runs = [...a.received, ...b.received].filter(({ payload }) => payload === "long").length;
+      assert.equal(runs, 1);
+      assert.equal(world.events.filter(({ type }) => type === "staleSettle").length, 0);
+    },
+  ),
+
+  scenario(
+    "A9",
+    "a message whose connection is lost before it could be acknowledged has one effect",
+    async (world) => {
+      const topic = world.topic<string>();
+      const bus = await world.bus({ store: true });
+      const finish = Promise.withResolvers<void>();
+      const options = { group: "g", once: "lease", lease: "2s" } as const;
+      const recorder = await world.consume(bus, topic, options, (payload) =>
+        payload === "one" ? finish.promise : undefined,
+      );
+      const { id } = await bus.publish(topic, "one");
+      await recorder.waitFor(1);
+
+      await world.faults.cutConnections();
+      await bus.publish(topic, "fence");
+      await recorder.waitFor(2);
+      finish.resolve();
+
+      await eventually(() => {
+        const ends = world.events.filter(
+          (event) => (event.type === "handled" || event.type === "duplicate") && event.messageId === id,
+        );
+        assert.ok(ends.length > 0, "its acknowledgement was neither kept nor made up for");
+      });
+      assert.equal(recorder.received.filter((one) => one.id === id).length, 1);
     },
   ),
 ];

@@ -1,5 +1,6 @@
 /** S: closing finishes what runs, gives back the rest, and leaves nothing behind. */
 import assert from "node:assert/strict";
+import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
 export const shutdown: readonly Scenario[] = [
@@ -110,5 +111,23 @@ export const shutdown: readonly Scenario[] = [
     const { code, output } = await world.child("publish-consume-close");
     assert.equal(code, 0, output);
     assert.match(output, /handled 10/u);
+  }),
+
+  scenario("S6", "twenty times started, used and closed, nothing has piled up", async (world) => {
+    const topic = world.topic<number>();
+    const cycle = async (n: number): Promise<void> => {
+      const bus = await world.bus();
+      const recorder = await world.consume(bus, topic, { group: "g" });
+      await bus.publish(topic, n);
+      await recorder.waitFor(1);
+      await bus.close();
+    };
+    await cycle(0);
+    const open = (): number => process.getActiveResourcesInfo().length;
+    const before = open();
+
+    for (let n = 1; n <= 20; n += 1) await cycle(n);
+
+    await eventually(() => assert.ok(open() <= before + 3, `${before} open handles became ${open()}`));
   }),
 ];

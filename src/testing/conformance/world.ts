@@ -84,7 +84,10 @@ function runChild(
   program: string,
   args: readonly string[],
 ): Promise<{ code: number | null; output: string }> {
-  const script = new URL(import.meta.url.endsWith(".ts") ? "../child.ts" : "./child.js", import.meta.url);
+  const script = new URL(
+    import.meta.url.endsWith(".ts") ? "../child.ts" : "./testing-child.js",
+    import.meta.url,
+  );
   const conditions = import.meta.url.endsWith(".ts") ? ["--conditions=postrider-source"] : [];
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [...conditions, script.pathname, module, program, ...args], {

@@ -1,4 +1,5 @@
 /** The memory adapter with a SQLite file as its database. */
+import { TransportError } from "postrider";
 import type { Backend } from "postrider/testing";
 import { memory, type MemoryAdapter } from "postrider/memory";
 import { openSqliteDatabase } from "../sqlite-database.ts";
@@ -26,7 +27,16 @@ export async function createBackend(): Promise<Backend> {
       async cutConnections() {
         for (const { faults } of adapters) faults.disconnect();
       },
+      stallConnections: () => Promise.reject(new Error("there is no server")),
       restartBroker: () => Promise.reject(new Error("there is no server")),
+      async refuseDeadLetters() {
+        const refused = new TransportError("ERR_BROKER", "dead letters are refused");
+        for (const { faults } of adapters)
+          faults.before = (operation) => (operation === "deadLetter" ? refused : undefined);
+        return async () => {
+          for (const { faults } of adapters) faults.before = undefined;
+        };
+      },
     },
     close: () => database.close(),
   };

@@ -1,0 +1,51 @@
+/** P: a consumer takes no more than it was allowed, and nothing while it is paused. */
+import assert from "node:assert/strict";
+import { eventually } from "../eventually.ts";
+import { type Scenario, scenario } from "./scenario.ts";
+
+export const backpressure: readonly Scenario[] = [
+  scenario(
+    "P1",
+    "with all handlers busy no more than the prefetch is taken, and that much is",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<number>({ partitions: 1 });
+      const open = Promise.withResolvers<void>();
+      const options = { group: "g", concurrency: 4, prefetch: 10 };
+      let most = 0;
+      const recorder = await world.consume(bus, topic, options, () => {
+        most = Math.max(most, recorder.consumer.health().inFlight);
+        return open.promise;
+      });
+
+      await bus.publishAll(topic, [...Array(200).keys()]);
+      await eventually(() => assert.equal(recorder.consumer.health().inFlight, 10));
+      assert.equal(recorder.received.length, 4);
+      open.resolve();
+      await recorder.waitFor(200);
+
+      assert.ok(most <= 10, `${most} were taken`);
+    },
+  ),
+
+  scenario("P5", "a paused consumer gets nothing, and what came meanwhile when it resumes", async (world) => {
+    const bus = await world.bus();
+    const topic = world.topic<number>();
+    const paused = await world.consume(bus, topic, { group: "paused" });
+    const other = await world.consume(bus, topic, { group: "other" });
+    await bus.publish(topic, 0);
+    await Promise.all([paused.waitFor(1), other.waitFor(1)]);
+
+    paused.consumer.pause();
+    await bus.publishAll(
+      topic,
+      Array.from({ length: 50 }, (_, i) => i + 1),
+    );
+    await other.waitFor(51);
+    assert.equal(paused.received.length, 1);
+    paused.consumer.resume();
+
+    await paused.waitFor(51);
+    assert.equal(paused.received.length, 51);
+  }),
+];

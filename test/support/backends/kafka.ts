@@ -1,0 +1,107 @@
+/**
+ * The Kafka adapter on the private broker, through a proxy on the port that the broker tells its clients. `POSTRIDER_KAFKA=kafka@3.9`
+ * takes the old line.
+ */
+import kafkajs from "kafkajs";
+import { kafka } from "postrider/kafka";
+import type { Backend } from "postrider/testing";
+import { type Broker, broker } from "../../../scripts/brokers/index.ts";
+import { type FaultProxy, startFaultProxy } from "../fault-proxy.ts";
+import { openSqliteDatabase } from "../sqlite-database.ts";
+
+/** Set for the child processes of scenarios: the proxy runs in the process that started them. */
+const inherited = "POSTRIDER_KAFKA_PROXY";
+/** Topics of scenarios and of their child processes, with all that belongs to them. */
+const ofScenarios = /^(?:[a-z]\d+-\d+-[0-9a-f]{12}|child-\d+-\d+)(?:--|$)/u;
+
+export async function createBackend(): Promise<Backend> {
+  const server = broker(process.env["POSTRIDER_KAFKA"] === "kafka@3.9" ? "kafka@3.9" : "kafka");
+  await server.up();
+  const proxy = await openProxy(server);
+  const database = await openSqliteDatabase();
+  return {
+    adapter: () => kafka({ url: `kafka://127.0.0.1:${server.proxied?.advertised}` }),
+    database,
+    faults: {
+      holdReplies: async () => proxyOf(proxy).holdReplies(),
+      cutConnections: () => proxyOf(proxy).cut(),
+      stallConnections: async () => proxyOf(proxy).stall(),
+      async restartBroker() {
+        await server.kill();
+        await server.start();
+      },
+      /** The topic of dead letters takes no record, however small. */
+      async refuseDeadLetters(topic, group) {
+        const limit = await setTopicLimit(server.url, `${topic}--${group}--dead`, "1");
+        return async () => void (await setTopicLimit(server.url, `${topic}--${group}--dead`, limit));
+      },
+    },
+    async close() {
+      if (proxy !== undefined) {
+        await removeTopics(server.url);
+        await proxy.close();
+        delete process.env[inherited];
+      }
+      await database.close();
+    },
+  };
+}
+
+/** Whoever has the port has the broker to itself; another test file waits here until it is its turn. */
+async function openProxy({ proxied }: Broker): Promise<FaultProxy | undefined> {
+  if (proxied === undefined) throw new Error("faults need a broker of our own");
+  if (process.env[inherited] !== undefined) return undefined;
+  const target = { host: "127.0.0.1", port: proxied.listen };
+  for (;;) {
+    try {
+      const proxy = await startFaultProxy({ target, port: proxied.advertised });
+      process.env[inherited] = String(process.pid);
+      return proxy;
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  }
+}
+
+function proxyOf(proxy: FaultProxy | undefined): FaultProxy {
+  if (proxy === undefined) throw new Error("only the process that runs the scenarios makes faults");
+  return proxy;
+}
+
+/** Sets the largest batch of records a topic takes; resolves with what it was. */
+function setTopicLimit(url: string, name: string, limit: string): Promise<string> {
+  const resource = { type: kafkajs.ConfigResourceTypes.TOPIC, name };
+  return withAdmin(url, async (admin) => {
+    const { resources } = await admin.describeConfigs({ resources: [resource], includeSynonyms: false });
+    // The broker resets what it is not told.
+    const own = (resources[0]?.configEntries ?? [])
+      .filter(({ configSource }) => configSource === kafkajs.ConfigSource.TOPIC_CONFIG)
+      .map(({ configName, configValue }) => ({ name: configName, value: configValue }));
+    const entry = own.find((one) => one.name === "max.message.bytes");
+    if (entry === undefined) throw new Error(`topic "${name}" has no limit of its own`);
+    const before = entry.value;
+    entry.value = limit;
+    await admin.alterConfigs({ validateOnly: false, resources: [{ ...resource, configEntries: own }] });
+    return before;
+  });
+}
+
+/** A broker does not mind a few hundred topics, but it does mind those of a hundred runs. */
+function removeTopics(url: string): Promise<void> {
+  return withAdmin(url, async (admin) => {
+    const topics = (await admin.listTopics()).filter((topic) => ofScenarios.test(topic));
+    if (topics.length > 0) await admin.deleteTopics({ topics });
+  });
+}
+
+async function withAdmin<T>(url: string, use: (admin: kafkajs.Admin) => Promise<T>): Promise<T> {
+  const { host } = new URL(url);
+  const admin = new kafkajs.Kafka({ brokers: [host], logLevel: kafkajs.logLevel.NOTHING }).admin();
+  await admin.connect();
+  try {
+    return await use(admin);
+  } finally {
+    await admin.disconnect();
+  }
+}

@@ -1,0 +1,42 @@
+/** The Redis adapter on the private Redis, reached through a proxy that can do what networks do. */
+import { Redis } from "ioredis";
+import { redis } from "postrider/redis";
+import type { Backend } from "postrider/testing";
+import { broker } from "../../../scripts/brokers/index.ts";
+import { startFaultProxy } from "../fault-proxy.ts";
+import { openSqliteDatabase } from "../sqlite-database.ts";
+
+export async function createBackend(): Promise<Backend> {
+  const server = broker("redis");
+  await server.up();
+  const { hostname, port } = new URL(server.url);
+  const proxy = await startFaultProxy({ target: { host: hostname, port: Number(port) } });
+  const database = await openSqliteDatabase();
+  return {
+    adapter: () => redis({ url: `redis://127.0.0.1:${proxy.port}` }),
+    database,
+    faults: {
+      holdReplies: () => Promise.resolve(proxy.holdReplies()),
+      cutConnections: () => proxy.cut(),
+      stallConnections: async () => proxy.stall(),
+      async restartBroker() {
+        await server.kill();
+        await server.start();
+      },
+      /** In the place of the stream of dead letters is something that is no stream. */
+      async refuseDeadLetters(topic, group) {
+        const client = new Redis(server.url, { lazyConnect: true });
+        const key = `{${topic}}--${group}--dead`;
+        await client.set(key, "no stream");
+        return async () => {
+          await client.del(key);
+          client.disconnect();
+        };
+      },
+    },
+    async close() {
+      await proxy.close();
+      await database.close();
+    },
+  };
+}
