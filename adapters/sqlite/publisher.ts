@@ -1,0 +1,89 @@
+/** Publishing: a batch is one write, which shares its flush with others that wait at the same time. */
+import {
+  type OutgoingMessage,
+  type PublishResult,
+  type WireMessage,
+  header,
+  headerTime,
+} from "../../src/spi.ts";
+import type { SqliteConnection } from "./connection.ts";
+import { addDead, addForGroup, addForTopic } from "./messages.ts";
+import { brokerError, isUnknown } from "./errors.ts";
+import type { Sql } from "./sql.ts";
+import { groupId, topicId } from "./topology.ts";
+
+/** How long a message id, or an idempotency key, is remembered after its message was published. */
+const dedupeWindowMs = 10 * 60_000;
+
+export async function publishBatch(
+  connection: SqliteConnection,
+  batch: readonly OutgoingMessage[],
+): Promise<readonly PublishResult[]> {
+  try {
+    const now = connection.now();
+    const results = await connection.write((sql) => {
+      forgetOld(sql, now, batch.length);
+      return batch.map((outgoing) => add(sql, connection.nameOf(outgoing.destination.topic), outgoing, now));
+    });
+    for (const topic of new Set(batch.map(({ destination }) => connection.nameOf(destination.topic))))
+      connection.poke(topic);
+    return results;
+  } catch (cause) {
+    const error = brokerError("publish", connection.path, cause);
+    return batch.map(() => ({ status: isUnknown(cause) ? "unknown" : "rejected", error }));
+  }
+}
+
+function add(sql: Sql, topic: string, outgoing: OutgoingMessage, now: number): PublishResult {
+  const { destination, message, durability } = outgoing;
+  const id = topicId(sql, topic);
+  if (destination.group === undefined) {
+    if (!remember(sql, id, message, now)) return { status: "accepted", durability, duplicate: true };
+    addForTopic(sql, id, message, dueAt(message, now));
+  } else {
+    const group = groupId(sql, topic, destination.group);
+    if (destination.dead === true) addDead(sql, id, group, message, topic);
+    else addForGroup(sql, id, group, message, dueAt(message, now));
+  }
+  return { status: "accepted", durability };
+}
+
+/** When a delayed message is due; 0 is now. */
+function dueAt({ headers }: WireMessage, now: number): number {
+  const notBefore = headerTime(headers, header.notBefore) ?? 0;
+  return notBefore > now ? Math.ceil(notBefore) : 0;
+}
+
+/** `false`: published before, by its id or idempotency key. */
+function remember(sql: Sql, topic: number, { attributes }: WireMessage, now: number): boolean {
+  const keys: string[] = [];
+  if (attributes["id"] !== undefined) keys.push(`id:${attributes["id"]}`);
+  if (attributes["idempotencykey"] !== undefined) keys.push(`key:${attributes["idempotencykey"]}`);
+  const isKnown = (key: string): boolean =>
+    sql.get(
+      "SELECT 1 FROM postrider_published WHERE topic_id = ? AND key = ? AND until > ?",
+      topic,
+      key,
+      now,
+    ) !== undefined;
+  if (keys.some(isKnown)) return false;
+  for (const key of keys) {
+    sql.run(
+      "INSERT OR REPLACE INTO postrider_published (topic_id, key, until) VALUES (?, ?, ?)",
+      topic,
+      key,
+      now + dedupeWindowMs,
+    );
+  }
+  return true;
+}
+
+/** Removes more old keys than this batch adds, so that the table never holds much more than the window. */
+function forgetOld(sql: Sql, now: number, adding: number): void {
+  sql.run(
+    `DELETE FROM postrider_published WHERE until <= ?1 AND id IN
+       (SELECT id FROM postrider_published ORDER BY id LIMIT ?2)`,
+    now,
+    3 * adding + 10,
+  );
+}
