@@ -10,10 +10,11 @@ import { allBrokerNames, broker } from "../scripts/brokers/index.ts";
 
 // Instances of its own, beside those that other tests use at the same time.
 const folder = mkdtempSync(join(tmpdir(), "postrider-brokers-test-"));
-const ports = { RABBITMQ: 22672, KAFKA: 22092, REDIS: 22379, POSTGRES: 22432 };
+const ports = { RABBITMQ: 22672, KAFKA: 22092, REDIS: 22379, POSTGRES: 22432, MARIADB: 22306 };
 
 beforeAll(() => {
   chmodSync(folder, 0o755);
+  vi.stubEnv("POSTRIDER_TEST_MYSQL_URL", undefined);
   vi.stubEnv("POSTRIDER_BROKERS_DIR", folder);
   for (const [name, port] of Object.entries(ports)) {
     vi.stubEnv(`POSTRIDER_${name}_PORT`, `${port}`);
@@ -141,7 +142,7 @@ describe("a server of our own", () => {
 });
 
 test("kills, restarts and leaves nothing of the other servers behind", { timeout: 60_000 }, async () => {
-  const names = ["rabbitmq", "kafka", "postgres"] as const;
+  const names = ["rabbitmq", "kafka", "postgres", "mariadb"] as const;
   const servers = names.map((name) => broker(name));
 
   await Promise.all(servers.map((server) => server.up()));
@@ -154,11 +155,11 @@ test("kills, restarts and leaves nothing of the other servers behind", { timeout
   );
   await Promise.all(servers.map((server) => server.down()));
 
-  expect(states.map(({ state }) => state)).toEqual(["up", "up", "up"]);
+  expect(states.map(({ state }) => state)).toEqual(names.map(() => "up"));
   // One broker, id 1, host as text, port: clients of the proxied listener are sent to the proxy.
   expect(metadata.subarray(8, 16).toString("hex")).toBe("0000000100000001");
   expect(metadata.readInt32BE(27)).toBe(broker("kafka").proxied?.advertised);
-  for (const first of [ports.RABBITMQ, ports.KAFKA, ports.POSTGRES]) {
+  for (const first of [ports.RABBITMQ, ports.KAFKA, ports.POSTGRES, ports.MARIADB]) {
     for (const port of [first, first + 1, first + 2]) {
       await expect(exchange(port, Buffer.from(""))).rejects.toThrow("ECONNREFUSED");
     }

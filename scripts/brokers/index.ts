@@ -10,6 +10,7 @@
  */
 import { instanceOf, type Instance, type Status } from "./instance.ts";
 import { kafka, kafka39, proxiedPorts, type ProxiedPorts } from "./kafka.ts";
+import { mariadb } from "./mariadb.ts";
 import { postgres } from "./postgres.ts";
 import { rabbitmq } from "./rabbitmq.ts";
 import { redis } from "./redis.ts";
@@ -56,6 +57,7 @@ const servers: Readonly<Record<BrokerName, Server>> = {
   "kafka@3.9": kafka39,
   redis,
   postgres,
+  mariadb,
 };
 
 /** The instance of that name; reads the environment now, touches nothing yet. */

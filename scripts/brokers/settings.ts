@@ -3,10 +3,10 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-export type BrokerName = "rabbitmq" | "kafka" | "kafka@3.9" | "redis" | "postgres";
+export type BrokerName = "rabbitmq" | "kafka" | "kafka@3.9" | "redis" | "postgres" | "mariadb";
 
 /** What `up` starts when no name is given; `kafka@3.9` is started by name only. */
-export const brokerNames: readonly BrokerName[] = ["rabbitmq", "kafka", "redis", "postgres"];
+export const brokerNames: readonly BrokerName[] = ["rabbitmq", "kafka", "redis", "postgres", "mariadb"];
 export const allBrokerNames: readonly BrokerName[] = [...brokerNames, "kafka@3.9"];
 
 /** One instance: its folder and the first of its ports. A server may listen on the next few ports too. */
@@ -20,6 +20,7 @@ const defaultPorts: Readonly<Record<BrokerName, number>> = {
   "kafka@3.9": 21192, // likewise
   redis: 21379,
   postgres: 21432,
+  mariadb: 21306,
 };
 
 const projectFolder = fileURLToPath(new URL("../..", import.meta.url));
@@ -49,7 +50,8 @@ export function portVariable(name: BrokerName): string {
 }
 
 export function urlVariable(name: BrokerName): string {
-  return `POSTRIDER_TEST_${shout(name)}_URL`;
+  // A given server may be either of the two that the store works on, and is called as the store is.
+  return `POSTRIDER_TEST_${name === "mariadb" ? "MYSQL" : shout(name)}_URL`;
 }
 
 /** The URL of a server that somebody else runs and that tests shall use instead of ours. */
