@@ -1,0 +1,146 @@
+/**
+ * What the outbox costs and how fast it empties, side by side with bare SQL and raw clients in one run.
+ *
+ * @example
+ * npm run bench:outbox
+ * npm run bench:outbox -- --only enqueue,relay,brokers,backlog,latency --rounds 5 --backlog 1000000
+ */
+import { parseArgs } from "node:util";
+import { memory } from "postrider/memory";
+import { type BrokerUnderTest, openRabbitmq, openRedis } from "./brokers.ts";
+import { type BenchDatabase, keyed, keyless, openDatabase } from "./database.ts";
+import { enqueue } from "./enqueue.ts";
+import { latency } from "./latency.ts";
+import { type Contestant, type Line, atLeast, interleave, line, table } from "./measure.ts";
+import { bareLoopRate, relayRate } from "./rate.ts";
+
+const { values } = parseArgs({
+  options: {
+    only: { type: "string", default: "enqueue,relay,brokers,backlog,latency" },
+    rounds: { type: "string", default: "5" },
+    rows: { type: "string", default: "20000" },
+    backlog: { type: "string", default: "1000000" },
+  },
+});
+const [rounds, rows, backlog] = [values.rounds, values.rows, values.backlog].map(Number) as [
+  number,
+  number,
+  number,
+];
+
+type Part = (database: BenchDatabase) => Promise<Line[]>;
+
+async function contest(
+  contestants: readonly Contestant[],
+): Promise<{ rate: (name: string) => number; lines: Line[] }> {
+  // The first round is the compiler's.
+  await interleave(contestants, 1);
+  const rates = await interleave(contestants, rounds);
+  return {
+    rate: (name) => rates.get(name) ?? Number.NaN,
+    lines: Array.from(rates, ([name, rate]) => line(name, rate, "msg/s")),
+  };
+}
+
+const relay: Part = async (database) => {
+  const run = (topic: typeof keyed, instances: number) => () =>
+    relayRate({ database, topic, instances, rows, adapter: memory });
+  const { lines, rate } = await contest([
+    { name: "relay to memory, no key", run: run(keyless, 1) },
+    { name: "relay to memory, key", run: run(keyed, 1) },
+    { name: "relay to memory, key, 4 instances", run: run(keyed, 4) },
+    { name: "bare claim-and-delete loop", run: () => bareLoopRate(database, keyed, rows) },
+  ]);
+  const goals = ["no key", "key"].map((mode) =>
+    line(`goal: relay to memory, ${mode}`, rate(`relay to memory, ${mode}`), "msg/s", atLeast(10_000)),
+  );
+  return [...lines, ...goals];
+};
+
+const brokers: Part = async (database) => {
+  const lines: Line[] = [];
+  for (const open of [openRabbitmq, openRedis]) lines.push(...(await intoBroker(database, await open())));
+  return lines;
+};
+
+async function intoBroker(database: BenchDatabase, broker: BrokerUnderTest): Promise<Line[]> {
+  const { name } = broker;
+  const clearing = (run: () => Promise<number>) => async () => {
+    const rate = await run();
+    await broker.clear();
+    return rate;
+  };
+  const run = (topic: typeof keyed) =>
+    clearing(() => relayRate({ database, topic, rows, adapter: broker.adapter }));
+  const bodies = Array.from({ length: 500 }, () => JSON.stringify({ text: "x".repeat(290) }));
+  const raw = async (): Promise<number> => {
+    const start = performance.now();
+    for (let sent = 0; sent < rows; sent += bodies.length) await broker.publish(bodies);
+    return (rows / (performance.now() - start)) * 1_000;
+  };
+  // The raw client, and clearing, need the topology that the adapter makes.
+  for (const topic of [keyless, keyed])
+    await relayRate({ database, topic, rows: 1_000, adapter: broker.adapter });
+  const { lines, rate } = await contest([
+    { name: `relay to ${name}, no key`, run: run(keyless) },
+    { name: `relay to ${name}, key`, run: run(keyed) },
+    { name: `raw client to ${name}`, run: clearing(raw) },
+    { name: `bare loop to nothing`, run: () => bareLoopRate(database, keyless, rows) },
+  ]);
+  await broker.close();
+  const slower = Math.min(rate(`raw client to ${name}`), rate("bare loop to nothing"));
+  return [
+    ...lines,
+    line(
+      `relay to ${name}, no key / slower of raw and bare`,
+      rate(`relay to ${name}, no key`) / slower,
+      "x",
+      atLeast(0.8),
+    ),
+    line(
+      `relay to ${name}, key / slower of raw and bare`,
+      rate(`relay to ${name}, key`) / slower,
+      "x",
+      atLeast(0.8),
+    ),
+  ];
+}
+
+const million: Part = async (small) => {
+  const big = await openDatabase("big");
+  for (let left = backlog; left > 0; left -= 100_000) await big.fill(keyed, Math.min(left, 100_000));
+  await big.pool.query("ANALYZE postrider.outbox");
+  const names = [`with 1,000 rows waiting`, `with ${backlog.toLocaleString("en")} rows waiting`] as const;
+  const shared = { topic: keyed, rows, adapter: memory };
+  const { lines, rate } = await contest([
+    { name: names[0], run: () => relayRate({ ...shared, database: small, portions: rows / 1_000 }) },
+    { name: names[1], run: () => relayRate({ ...shared, database: big, beside: backlog }) },
+  ]);
+  await big.drop();
+  return [...lines, line("many / few waiting", rate(names[1]) / rate(names[0]), "x", atLeast(0.8))];
+};
+
+const parts: Readonly<Record<string, Part>> = {
+  enqueue: (database) => enqueue(database, rounds),
+  relay,
+  brokers,
+  backlog: million,
+  latency,
+};
+
+const database = await openDatabase("main");
+const lines: Line[] = [];
+try {
+  for (const name of values.only.split(",")) {
+    const part = parts[name];
+    if (part === undefined) throw new Error(`--only ${name}: know ${Object.keys(parts).join(", ")}`);
+    const found = await part(database);
+    process.stdout.write(`${table(found)}\n\n`);
+    lines.push(...found);
+    await database.clear();
+  }
+} finally {
+  await database.drop();
+}
+const goals = lines.filter(({ goal }) => goal !== undefined);
+process.stdout.write(`Goals\n${table(goals)}\n`);
