@@ -42,7 +42,8 @@ const capabilities: Capabilities = {
  * may be needed and never removed.
  *
  * What falls due while a server starts may come three minutes late: RabbitMQ tries a hop between queues again only after
- * its `dead_letter_worker_publisher_confirm_timeout`.
+ * its `dead_letter_worker_publisher_confirm_timeout`, 180,000 ms unless its `advanced.config` says otherwise. A few
+ * seconds are enough on a server of any size.
  *
  * Deliveries given back when a consumer closes count as hand-overs before RabbitMQ 4.3, and so raise `attempt`. With
  * `order: "key"` one instance of a group consumes at a time, the others take over within about a second when it goes.

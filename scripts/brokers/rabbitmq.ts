@@ -25,6 +25,12 @@ log.console = true
 log.console.level = warning
 `;
 
+/**
+ * A hop between queues that finds its target not up yet, as happens when a time-out ends while the server starts, is tried
+ * again after this time. The server's own default is three minutes.
+ */
+const advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
+
 export const rabbitmq: Server = {
   name: "rabbitmq",
   ports: 3,
@@ -36,6 +42,7 @@ export const rabbitmq: Server = {
   prepare: async ({ home }) => {
     await mkdir(home, { recursive: true });
     await writeFile(join(home, "rabbitmq.conf"), configuration);
+    await writeFile(join(home, "advanced.config"), advanced);
     await writeFile(join(home, "enabled_plugins"), "[].\n");
     const cookie = join(home, ".erlang.cookie");
     // Made once: Erlang refuses a cookie that others can read.
