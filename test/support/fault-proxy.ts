@@ -1,5 +1,6 @@
 /** A TCP proxy in this process that does to a connection what networks do. One per broker; clients are given its port. */
 import net from "node:net";
+import { Transform } from "node:stream";
 
 export interface FaultProxy {
   readonly port: number;
@@ -9,6 +10,10 @@ export interface FaultProxy {
   stall(): void;
   /** Resets every connection (RST on both sides). New ones are let through at once. */
   cut(): Promise<void>;
+  /** New connections are reset at once, until the returned function is called. */
+  refuse(): () => Promise<void>;
+  /** What passes over new connections comes late and in pieces of a few bytes, until the returned function is called. */
+  slow(): () => Promise<void>;
   close(): Promise<void>;
 }
 
@@ -27,8 +32,14 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
   const pairs = new Set<Pair>();
   const stalled = new Set<Pair>();
   let held = false;
+  let refused = false;
+  let slowed = false;
 
   const proxy = net.createServer({ noDelay: true }, (client) => {
+    if (refused) {
+      client.on("error", () => undefined).resetAndDestroy();
+      return;
+    }
     const server = net.connect({ ...target, noDelay: true });
     const pair = { client, server };
     pairs.add(pair);
@@ -39,6 +50,11 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
       server.destroy();
     };
     for (const socket of [client, server]) socket.on("error", end).on("close", end);
+    if (slowed) {
+      client.pipe(inPieces()).pipe(server);
+      server.pipe(inPieces()).pipe(client);
+      return;
+    }
     client.pipe(server);
     server.pipe(client);
     if (held) hold(pair);
@@ -75,6 +91,14 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
       }
       pairs.clear();
     },
+    refuse() {
+      refused = true;
+      return async () => void (refused = false);
+    },
+    slow() {
+      slowed = true;
+      return async () => void (slowed = false);
+    },
     async close() {
       for (const { client, server } of [...pairs, ...stalled]) {
         client.destroy();
@@ -89,4 +113,18 @@ export async function startFaultProxy({ target, port = 0 }: FaultProxyOptions): 
 function hold({ client, server }: Pair): void {
   server.unpipe(client);
   server.pause();
+}
+
+/** Late, and in pieces that no frame of any protocol fits into. */
+function inPieces(): Transform {
+  const lateMs = 20;
+  const pieceBytes = 7;
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      setTimeout(() => {
+        for (let at = 0; at < chunk.length; at += pieceBytes) this.push(chunk.subarray(at, at + pieceBytes));
+        done();
+      }, lateMs);
+    },
+  });
 }

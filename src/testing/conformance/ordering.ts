@@ -103,4 +103,39 @@ export const ordering: readonly Scenario[] = [
     },
     unsupported,
   ),
+
+  scenario(
+    "O5",
+    "messages of one key keep their order although the connections of their sender are reset",
+    async (world) => {
+      const bus = await world.bus({ publishTimeout: "60s" });
+      const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 4 });
+      const recorder = await world.consume(bus, topic, {
+        group: "g",
+        order: "key",
+        concurrency: 8,
+        lease: "3s",
+      });
+      await bus.publish(topic, { key: "warm-up", n: -1 });
+      await recorder.waitFor(1);
+
+      const sending: Promise<unknown>[] = [];
+      for (let n = 0; n < 100; n++) {
+        // Nobody waits for the one before: many of a key are under way when the connections go.
+        for (const key of keys) sending.push(bus.publish(topic, { key, n }));
+        if (n % 40 === 20) await world.faults.cutConnections();
+        else if (n % 10 === 0) await Promise.race(sending.slice(-1));
+      }
+      await Promise.all(sending);
+      await recorder.waitFor(1 + 1_600);
+
+      for (const key of keys) {
+        const order = recorder.received
+          .filter(({ payload }) => payload.key === key)
+          .map(({ payload }) => payload.n);
+        assert.deepEqual([...new Set(order)], [...Array(100).keys()], key);
+      }
+    },
+    unsupported,
+  ),
 ];

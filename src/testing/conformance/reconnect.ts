@@ -1,5 +1,6 @@
 /** N: after any loss of the broker, sending and consuming go on by themselves, and nothing is lost. */
 import assert from "node:assert/strict";
+import { MessagingError } from "../../errors.ts";
 import { eventually } from "../eventually.ts";
 import { createLedger } from "../ledger.ts";
 import { type Scenario, type World, scenario } from "./scenario.ts";
@@ -58,6 +59,60 @@ export const reconnect: readonly Scenario[] = [
     "N3",
     "connections that went dead without a word are noticed and replaced, and nothing is lost",
     (world) => publishUnderFaults(world, 200, () => world.faults.stallConnections()),
+    unsupported,
+  ),
+  scenario(
+    "N4",
+    "a broker that is not there yet is waited for, and said to be missing when that takes too long",
+    async (world) => {
+      const topic = world.topic<string>();
+      const letIn = await world.faults.refuseConnections();
+      try {
+        const hasty = await world.bus({ connectTimeout: "1s" });
+        await assert.rejects(
+          hasty.connect(),
+          (error) => MessagingError.is(error) && error.code === "ERR_CONNECT" && error.retryable,
+        );
+
+        const patient = await world.bus({ connectTimeout: "60s", publishTimeout: "60s" });
+        const consuming = world.consume(patient, topic, { group: "g" });
+        await eventually(() => assert.ok(world.events.some(({ type }) => type === "reconnecting")));
+        assert.equal(patient.health().ready, false);
+        await letIn();
+
+        const recorder = await consuming;
+        await patient.publish(topic, "here now");
+        await recorder.waitFor(1);
+        assert.equal(patient.health().ready, true);
+      } finally {
+        await letIn();
+      }
+    },
+    unsupported,
+  ),
+  scenario(
+    "N7",
+    "over a slow way that breaks everything into pieces, messages arrive as they were sent",
+    async (world) => {
+      const topic = world.topic<string>();
+      const restore = await world.faults.slowConnections();
+      try {
+        const bus = await world.bus({ publishTimeout: "60s" });
+        const recorder = await world.consume(bus, topic, { group: "g" });
+
+        const bodies = Array.from({ length: 200 }, (_, n) => `${n} ${"é漢🚀\u0000".repeat(n % 17)}`);
+        await bus.publishAll(topic, bodies);
+        await recorder.waitFor(bodies.length);
+
+        assert.deepEqual(recorder.received.map(({ payload }) => payload).toSorted(), bodies.toSorted());
+        assert.deepEqual(
+          world.events.filter(({ type }) => type === "disconnected"),
+          [],
+        );
+      } finally {
+        await restore();
+      }
+    },
     unsupported,
   ),
 ];

@@ -40,6 +40,10 @@ export interface TestFaults {
   cutConnections(): Promise<void>;
   /** Every open connection goes dead without a word, as when a cable is pulled; new ones work. Asked for only of a `server`. */
   stallConnections(): Promise<void>;
+  /** New connections are refused, until the returned function is called. Asked for only of a `server`. */
+  refuseConnections(): Promise<() => Promise<void>>;
+  /** What passes over new connections comes late and in small pieces, until the returned function is called. Asked for only of a `server`. */
+  slowConnections(): Promise<() => Promise<void>>;
   /** Stops the broker and starts it again on the same data. Resolves when it answers. Asked for only of a `server`. */
   restartBroker(): Promise<void>;
   /**

@@ -26,6 +26,8 @@ export async function createBackend(): Promise<Backend> {
       holdReplies: async () => proxyOf(proxy).holdReplies(),
       cutConnections: () => proxyOf(proxy).cut(),
       stallConnections: async () => proxyOf(proxy).stall(),
+      refuseConnections: async () => proxyOf(proxy).refuse(),
+      slowConnections: async () => proxyOf(proxy).slow(),
       async restartBroker() {
         await server.kill();
         await server.start();

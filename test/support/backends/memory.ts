@@ -28,6 +28,8 @@ export async function createBackend(): Promise<Backend> {
         for (const { faults } of adapters) faults.disconnect();
       },
       stallConnections: () => Promise.reject(new Error("there is no server")),
+      refuseConnections: () => Promise.reject(new Error("there is no server")),
+      slowConnections: () => Promise.reject(new Error("there is no server")),
       restartBroker: () => Promise.reject(new Error("there is no server")),
       async refuseDeadLetters() {
         const refused = new TransportError("ERR_BROKER", "dead letters are refused");

@@ -24,6 +24,8 @@ export async function createBackend(): Promise<Backend> {
       holdReplies: async () => proxy.holdReplies(),
       cutConnections: () => proxy.cut(),
       stallConnections: async () => proxy.stall(),
+      refuseConnections: async () => proxy.refuse(),
+      slowConnections: async () => proxy.slow(),
       async restartBroker() {
         await server.kill();
         await server.start();

@@ -34,6 +34,8 @@ export async function createBackend(): Promise<Backend> {
         await change("UPDATE postrider_deliveries SET at = 1 WHERE state = 3");
       },
       stallConnections: () => Promise.reject(new Error("there is no server")),
+      refuseConnections: () => Promise.reject(new Error("there is no server")),
+      slowConnections: () => Promise.reject(new Error("there is no server")),
       restartBroker: () => Promise.reject(new Error("there is no server")),
       async refuseDeadLetters() {
         await change(`CREATE TRIGGER refuse_dead_letters BEFORE INSERT ON postrider_dead
