@@ -91,6 +91,30 @@ export const reconnect: readonly Scenario[] = [
     unsupported,
   ),
   scenario(
+    "N6",
+    "a group that somebody has deleted on the broker is made again, its loss said, and consumes again",
+    async (world) => {
+      const bus = await world.bus({ publishTimeout: "60s" });
+      const topic = world.topic<string>({ partitions: 1 });
+      const recorder = await world.consume(bus, topic, { group: "g" });
+      await bus.publish(topic, "before");
+      await recorder.waitFor(1);
+
+      await world.faults.deleteGroup(topic.name, "g");
+      // What is sent before the loss is noticed may be lost with the group.
+      await eventually(async () => {
+        await bus.publish(topic, "after");
+        assert.ok(recorder.received.some(({ payload }) => payload === "after"));
+      }, 60_000);
+
+      // How much was lost only some brokers can tell.
+      const said = world.events.some(({ type }) => type === "lost" || type === "warning");
+      assert.ok(said, "nobody said that the group was gone");
+      assert.ok(bus.health().ready);
+    },
+    unsupported,
+  ),
+  scenario(
     "N7",
     "over a slow way that breaks everything into pieces, messages arrive as they were sent",
     async (world) => {

@@ -44,6 +44,11 @@ export interface TestFaults {
   refuseConnections(): Promise<() => Promise<void>>;
   /** What passes over new connections comes late and in small pieces, until the returned function is called. Asked for only of a `server`. */
   slowConnections(): Promise<() => Promise<void>>;
+  /**
+   * Somebody deletes what the group has on the broker, and all that waits there; where that cannot be told from the topic, the
+   * topic is made anew. `topic` and `group` are names as the API has them. Asked for only of a `server`.
+   */
+  deleteGroup(topic: string, group: string): Promise<void>;
   /** Stops the broker and starts it again on the same data. Resolves when it answers. Asked for only of a `server`. */
   restartBroker(): Promise<void>;
   /**

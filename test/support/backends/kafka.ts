@@ -28,6 +28,7 @@ export async function createBackend(): Promise<Backend> {
       stallConnections: async () => proxyOf(proxy).stall(),
       refuseConnections: async () => proxyOf(proxy).refuse(),
       slowConnections: async () => proxyOf(proxy).slow(),
+      deleteGroup: (topic) => remakeTopic(server.url, topic),
       async restartBroker() {
         await server.kill();
         await server.start();
@@ -69,6 +70,15 @@ async function openProxy({ proxied }: Broker): Promise<FaultProxy | undefined> {
 function proxyOf(proxy: FaultProxy | undefined): FaultProxy {
   if (proxy === undefined) throw new Error("only the process that runs the scenarios makes faults");
   return proxy;
+}
+
+/** A topic has no groups of its own: what a group has not read goes with the topic. */
+function remakeTopic(url: string, topic: string): Promise<void> {
+  return withAdmin(url, async (admin) => {
+    const { topics } = await admin.fetchTopicMetadata({ topics: [topic] });
+    await admin.deleteTopics({ topics: [topic] });
+    await admin.createTopics({ topics: [{ topic, numPartitions: topics[0]?.partitions.length ?? 1 }] });
+  });
 }
 
 /** Sets the largest batch of records a topic takes; resolves with what it was. */

@@ -29,6 +29,7 @@ export async function createBackend(): Promise<Backend> {
       },
       stallConnections: () => Promise.reject(new Error("there is no server")),
       refuseConnections: () => Promise.reject(new Error("there is no server")),
+      deleteGroup: () => Promise.reject(new Error("there is no server")),
       slowConnections: () => Promise.reject(new Error("there is no server")),
       restartBroker: () => Promise.reject(new Error("there is no server")),
       async refuseDeadLetters() {

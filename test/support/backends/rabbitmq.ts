@@ -26,6 +26,8 @@ export async function createBackend(): Promise<Backend> {
       stallConnections: async () => proxy.stall(),
       refuseConnections: async () => proxy.refuse(),
       slowConnections: async () => proxy.slow(),
+      deleteGroup: (topic, group) =>
+        onChannel(server.url, async (channel) => void (await channel.deleteQueue(`${topic}--${group}`))),
       async restartBroker() {
         await server.kill();
         await server.start();

@@ -21,6 +21,11 @@ export async function createBackend(): Promise<Backend> {
       stallConnections: async () => proxy.stall(),
       refuseConnections: async () => proxy.refuse(),
       slowConnections: async () => proxy.slow(),
+      async deleteGroup(topic, group) {
+        const client = new Redis(server.url, { lazyConnect: true });
+        await client.xgroup("DESTROY", `{${topic}}`, group);
+        client.disconnect();
+      },
       async restartBroker() {
         await server.kill();
         await server.start();
