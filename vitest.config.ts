@@ -1,6 +1,8 @@
 import { defineConfig } from "vitest/config";
+import { plantMutant } from "./test/mutants/plant.ts";
 
 export default defineConfig({
+  plugins: [plantMutant()],
   ssr: { resolve: { conditions: ["postrider-source"] } },
   test: {
     include: ["test/**/*.test.ts"],

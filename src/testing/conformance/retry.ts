@@ -107,10 +107,11 @@ export const retries: readonly Scenario[] = [
 
   scenario(
     "R6",
-    "a retry keeps id, key, headers, trace and payload, whatever the handler did to its own copy",
+    "a retry keeps id, key, headers, trace and payload, whatever the handler did to its own copy, and is for its group alone",
     async (world) => {
       const bus = await world.bus();
       const topic = world.topic<{ n: number }>({ key: ({ n }) => String(n) });
+      const other = await world.consume(bus, topic, { group: "other" });
       const retry = { maxAttempts: 2, backoff: constant(50) };
       const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
       const recorder = await world.consume(bus, topic, { ...withBroker, retry }, (payload, { attempt }) => {
@@ -128,6 +129,11 @@ export const retries: readonly Scenario[] = [
       assert.equal(second?.key, "7");
       assert.equal(second?.time.getTime(), first?.time.getTime());
       assert.deepEqual({ ...second?.headers }, { tenant: "acme", traceparent });
+
+      await bus.publish(topic, { n: 8 });
+      await recorder.waitFor(4, "deliveries");
+      await other.waitFor(2);
+      assert.equal(other.received.length, 2);
     },
   ),
 
