@@ -109,7 +109,10 @@ export interface Bus<Tx = unknown, Handle = unknown> extends Publisher, AsyncDis
   ): Promise<Prepared>;
   /** Prepared messages of a topic that nobody has decided: to be looked at, asked about again, or decided by a person. */
   undecided<Input, Output>(topic: Topic<Input, Output>): Undecided;
-  /** Starts a relay in this process, at once. Any number may run, here and elsewhere; one works at a time. */
+  /**
+   * Starts a relay in this process, at once, in the place of the one that the bus started by itself. Any number may run, here
+   * and elsewhere; one works at a time, and another takes over within seconds of its end.
+   */
   relay(options?: RelayOptions): Relay;
   deadLetters<Input, Output>(
     topic: Topic<Input, Output>,

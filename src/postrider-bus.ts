@@ -22,9 +22,9 @@ import { checkName, createNames } from "./names.ts";
 import { type Once, onceByLease, onceInTransaction, unprotected } from "./once.ts";
 import { checkFunction, checkKeys } from "./options.ts";
 import { createOutbox, entryOf } from "./outbox/outbox.ts";
-import { createAnnouncer } from "./outbox/announcer.ts";
-import { type RelayOptions, checkRelayOptions } from "./outbox/relay-options.ts";
-import { type Relay, startRelay } from "./outbox/relay.ts";
+import type { RelayOptions } from "./outbox/relay-options.ts";
+import type { Relay } from "./outbox/relay.ts";
+import { type Relays, createRelays } from "./outbox/relays.ts";
 import { type Prepared, type Preparing, type Undecided, createPreparing } from "./prepared.ts";
 import { type Producer, createProducer, topicSpec } from "./producer.ts";
 import type { PublishAllOptions, PublishAllResult, PublishOptions, Publisher, Receipt } from "./publisher.ts";
@@ -60,12 +60,11 @@ export class PostriderBus implements Bus {
   readonly #producer: Producer;
   readonly #middleware: AnyMiddleware[] = [];
   readonly #consumers = new Set<Consumer>();
-  readonly #relays = new Set<Relay>();
   /** Consumers that `close` must wait for before it can close them. */
   readonly #starting = new Set<Promise<Consumer>>();
   readonly #direct: Publisher;
-  /** Wakes relays of other processes. */
-  readonly #announce: () => void;
+  /** `undefined`: there is no store. */
+  readonly #relays: Relays | undefined;
   #preparing: Preparing | undefined;
   /** Aborted when nothing is waited for any more. */
   readonly #ended = new AbortController();
@@ -96,11 +95,16 @@ export class PostriderBus implements Bus {
       closed: this.#ended.signal,
     });
     this.#direct = directPublisher(this.#producer, context.outboxOnly);
-    const outbox = store?.outbox;
-    this.#announce =
-      outbox?.announce === undefined
-        ? () => undefined
-        : createAnnouncer(runtime, async () => outbox.announce?.());
+    this.#relays =
+      store &&
+      createRelays({
+        store,
+        runtime,
+        emit,
+        inboxRetentionMs: context.inboxRetentionMs,
+        producer: this.#producer,
+        ready: () => this.#connection.connectStore(),
+      });
   }
 
   get capabilities(): Capabilities {
@@ -151,7 +155,7 @@ export class PostriderBus implements Bus {
       if (this.#state === "closed") this.#checkOpen();
       await this.#connection.connectStore();
     };
-    return createOutbox({ store, adapter, envelope, ready, onAppended: () => this.#wakeRelays() }, handle);
+    return createOutbox({ store, adapter, envelope, ready, onAppended: () => this.#relays?.wake() }, handle);
   }
 
   async transaction<T>(fn: (tx: unknown, outbox: Publisher) => Promise<T>): Promise<T> {
@@ -159,7 +163,7 @@ export class PostriderBus implements Bus {
     const store = this.#requireStore("transaction");
     await this.#connection.connectStore();
     const result = await store.transaction((tx) => fn(tx, this.outbox(tx)));
-    this.#wakeRelays();
+    this.#relays?.wake();
     return result;
   }
 
@@ -171,7 +175,7 @@ export class PostriderBus implements Bus {
     this.#checkOpen();
     const store = this.#requireStore("once");
     const result = await runOnce(this.#onceContext(store), key, fn, options);
-    this.#wakeRelays();
+    this.#relays?.wake();
     return result as T;
   }
 
@@ -192,21 +196,8 @@ export class PostriderBus implements Bus {
 
   relay(options: RelayOptions = {}): Relay {
     this.#checkOpen();
-    const store = this.#requireStore("relay");
-    const checked = checkRelayOptions(options);
-    const { runtime, emit, inboxRetentionMs } = this.#context;
-    const context = {
-      store,
-      runtime,
-      emit,
-      inboxRetentionMs,
-      producer: this.#producer,
-      ready: () => this.#connection.connectStore(),
-      onClosed: (closed: Relay) => void this.#relays.delete(closed),
-    };
-    const relay = startRelay(context, checked);
-    this.#relays.add(relay);
-    return relay;
+    if (this.#relays === undefined) throw storeNeeded("relay");
+    return this.#relays.start(options);
   }
 
   deadLetters<I, O>(topic: Topic<I, O>, options: { readonly group: string }): DeadLetters<O> {
@@ -283,7 +274,7 @@ export class PostriderBus implements Bus {
       const ofStore = store.health();
       yield ["store", check(ofStore.connected, ofStore.error, true)];
     }
-    for (const relay of this.#relays) {
+    for (const relay of this.#relays?.all() ?? []) {
       const { error } = relay.health();
       yield ["relay", check(error === undefined, error, false)];
     }
@@ -308,7 +299,7 @@ export class PostriderBus implements Bus {
     await all(Array.from(this.#consumers, (consumer) => consumer.close({ timeout: timeoutMs })));
     if (this.#preparing !== undefined) await Promise.race([all([this.#preparing.close()]), this.#whenEnded]);
     // A relay whose database does not answer is not waited for; but a lease that is not let go stops all others until it runs out.
-    const relaysClosed = all(Array.from(this.#relays, (relay) => relay.close()));
+    const relaysClosed = all((this.#relays?.all() ?? []).map((relay) => relay.close()));
     await Promise.race([relaysClosed, this.#whenEnded]);
     await resolvesWithin(runtime, surrenderMs, relaysClosed);
     await Promise.race([this.#producer.idle(), this.#whenEnded]);
@@ -326,7 +317,7 @@ export class PostriderBus implements Bus {
     await this.#connection.readyForGroup({ topic: topicSpec(topic), group: checked.group });
     this.#checkOpen();
     // Dead letters of "transaction" leave through the outbox, and somebody must purge the inbox.
-    if (checked.once !== false && this.#relays.size === 0) this.relay();
+    if (checked.once !== false) this.#relays?.ensure();
     const consumer = await startConsumer({
       adapter,
       runtime,
@@ -367,7 +358,7 @@ export class PostriderBus implements Bus {
       ready: async () => {
         await this.#connection.connectStore();
         // Somebody must purge the inbox, and send what is published.
-        if (this.#state === "open" && this.#relays.size === 0) this.relay();
+        if (this.#state === "open") this.#relays?.ensure();
       },
     };
   }
@@ -378,18 +369,15 @@ export class PostriderBus implements Bus {
       ...this.#onceContext(this.#requireStore(what)),
       emit,
       entryOf: (topic, payload, options) => entryOf({ adapter, envelope }, topic, payload, options),
-      onCommitted: () => this.#wakeRelays(),
+      onCommitted: () => this.#relays?.wake(),
     });
     return this.#preparing;
   }
 
   #requireStore(what: string): Store {
     const { store } = this.#context;
-    if (store !== undefined) return store;
-    throw new ConfigurationError(
-      "ERR_CONFIG",
-      `${what} needs a store, for example createBus({ store: postgres({ pool }) })`,
-    );
+    if (store === undefined) throw storeNeeded(what);
+    return store;
   }
 
   #dispatchContext(
@@ -421,11 +409,13 @@ export class PostriderBus implements Bus {
     const message = `retry.maxAge (${policy.maxAgeMs} ms) is longer than inboxRetention (${inboxRetentionMs} ms): a message retried that late may be handled twice`;
     emit({ type: "warning", code: "INBOX_RETENTION", message });
   }
+}
 
-  #wakeRelays(): void {
-    for (const relay of this.#relays) relay.wake();
-    if (!Array.from(this.#relays).some((relay) => relay.health().active)) this.#announce();
-  }
+function storeNeeded(what: string): ConfigurationError {
+  return new ConfigurationError(
+    "ERR_CONFIG",
+    `${what} needs a store, for example createBus({ store: postgres({ pool }) })`,
+  );
 }
 
 function checkTopics(where: string, topics: unknown): readonly Topic[] {

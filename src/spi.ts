@@ -42,6 +42,7 @@ export type {
   PreparedRow,
   PreparedStore,
   RelayLease,
+  RelayOrder,
   Store,
   StoreContext,
   StoredResult,

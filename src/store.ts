@@ -57,11 +57,16 @@ export interface Backlog {
   readonly relayed: boolean;
 }
 
+/** In which order rows leave; see `RelayOptions.order`. */
+export type RelayOrder = "none" | "key" | "global";
+
 /** The right to relay, held by one relay at a time; `epoch` fences the one before. */
 export interface RelayLease {
   readonly epoch: bigint;
   /** `false`: the last holder did not let go by itself. */
   readonly clean: boolean;
+  /** In which it is to send: the one that was named, by this holder or last. `"key"` when none ever was. */
+  readonly order: RelayOrder;
 }
 
 export interface OutboxStore {
@@ -70,13 +75,24 @@ export interface OutboxStore {
    * store's database, before anything is written.
    */
   append(handle: unknown, entries: readonly OutboxEntry[]): Promise<void>;
-  /** The lease when it is free or has run out, by the database's clock; else `undefined`. */
-  acquire(owner: string, ttlMs: number): Promise<RelayLease | undefined>;
-  /** `false`: lost. */
-  renew(owner: string, epoch: bigint, ttlMs: number): Promise<boolean>;
+  /**
+   * The lease when it is free or has run out, by the database's clock; else `undefined`. An order that is named is kept with
+   * the lease, until a later holder names another.
+   */
+  acquire(owner: string, ttlMs: number, order?: RelayOrder): Promise<RelayLease | undefined>;
+  /** Resolves with the order that is kept with the lease; `undefined`: lost. */
+  renew(owner: string, epoch: bigint, ttlMs: number): Promise<RelayOrder | undefined>;
   /** Lets go, so that another can take over at once. */
   surrender(owner: string, epoch: bigint): Promise<void>;
-  /** Committed rows in `seq` order. Takes no lock and opens no transaction. */
+  /**
+   * While another holds the lease: its order, if it named that; else `order`, which is kept with the lease from now on and
+   * which the holder learns when it renews.
+   */
+  requestOrder(order: RelayOrder): Promise<RelayOrder>;
+  /**
+   * Committed rows in `seq` order. Opens no transaction, and locks nothing beyond the statement: whoever sends never waits
+   * for a relay that is stopped in the middle of it.
+   */
   fetch(spec: FetchSpec): Promise<OutboxPage>;
   /** Deletes published rows if `epoch` still holds. `mark` is newer than every transaction that may own a lower `seq`. */
   remove(

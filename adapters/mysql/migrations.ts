@@ -73,6 +73,14 @@ const migrations: readonly Migration[] = [
         due_at DATETIME(6), UNIQUE KEY (id), KEY (due_at)) ${tableOptions}`,
     ],
   },
+  {
+    // A relay of older code would send in an order that nobody has chosen.
+    oldestCode: 4,
+    statements: ({ lease }) => [
+      sql`ALTER TABLE ${lease} ADD COLUMN relay_order VARCHAR(20) ${ascii} NOT NULL DEFAULT 'key'`,
+      sql`ALTER TABLE ${lease} ADD COLUMN order_named TINYINT NOT NULL DEFAULT 0`,
+    ],
+  },
 ];
 
 /** The version this code makes. */

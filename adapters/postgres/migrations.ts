@@ -55,6 +55,12 @@ const migrations: readonly Migration[] = [
         topic text NOT NULL, entry text NOT NULL, checks integer NOT NULL DEFAULT 0, due_at timestamptz);
       CREATE INDEX ON ${prepared} (due_at);`,
   },
+  {
+    // A relay of older code would send in an order that nobody has chosen.
+    oldestCode: 4,
+    sql: ({ lease }) => `ALTER TABLE ${lease} ADD COLUMN relay_order text NOT NULL DEFAULT 'key',
+        ADD COLUMN order_named boolean NOT NULL DEFAULT false;`,
+  },
 ];
 
 /** The version this code makes. */

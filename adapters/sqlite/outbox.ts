@@ -10,6 +10,7 @@ import {
 import { isOutOfDate } from "./errors.ts";
 import type { SqliteFile } from "./file.ts";
 import { checkHandle } from "./handle.ts";
+import { createLease } from "./lease.ts";
 import { type MessageColumns, fromColumns, toColumns } from "./mapping.ts";
 import { type Sql, sqlOn } from "./sql.ts";
 
@@ -50,50 +51,7 @@ export function createOutboxStore({ file, path }: OutboxContext): OutboxStore {
       });
     },
 
-    async acquire(owner, ttlMs) {
-      const free = await file().read(
-        (sql) => sql.get("SELECT 1 FROM postrider_relay WHERE expires > ?", now()) === undefined,
-      );
-      if (!free) return undefined;
-      const taken = await file().write((sql) => {
-        const before = sql.get<{ clean: number }>(
-          "SELECT clean FROM postrider_relay WHERE expires <= ?",
-          now(),
-        );
-        const row = sql.get<{ epoch: number }>(
-          `INSERT INTO postrider_relay (slot, owner, epoch, expires, clean) VALUES (1, ?, 1, ?, 0)
-           ON CONFLICT (slot) DO UPDATE SET owner = excluded.owner, epoch = epoch + 1, expires = excluded.expires, clean = 0
-           WHERE expires <= ? RETURNING epoch`,
-          owner,
-          Math.ceil(now() + ttlMs),
-          now(),
-        );
-        return row === undefined ? undefined : { epoch: row.epoch, clean: before?.clean !== 0 };
-      });
-      return taken === undefined ? undefined : { epoch: BigInt(taken.epoch), clean: taken.clean };
-    },
-
-    renew: (owner, epoch, ttlMs) =>
-      file().write(
-        (sql) =>
-          sql.run(
-            "UPDATE postrider_relay SET expires = ?1 WHERE owner = ?2 AND epoch = ?3 AND expires > ?4",
-            Math.ceil(now() + ttlMs),
-            owner,
-            epoch,
-            now(),
-          ) === 1,
-      ),
-
-    async surrender(owner, epoch) {
-      await file().write((sql) =>
-        sql.run(
-          "UPDATE postrider_relay SET expires = 0, clean = 1 WHERE owner = ? AND epoch = ?",
-          owner,
-          epoch,
-        ),
-      );
-    },
+    ...createLease(file),
 
     async fetch({ above, except = [], parkedTopics, limit }) {
       const rows = await file().read((sql) =>

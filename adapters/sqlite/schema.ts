@@ -85,7 +85,7 @@ export const brokerPart: Part = {
 
 export const storePart: Part = {
   name: "store",
-  version: 3,
+  version: 4,
   steps: [
     [
       // AUTOINCREMENT: a number that was seen is never given again, or the relay's low-water mark would hide its row.
@@ -149,6 +149,10 @@ export const storePart: Part = {
         due_at INTEGER
       ) STRICT`,
       "CREATE INDEX postrider_prepared_due ON postrider_prepared (due_at)",
+    ],
+    [
+      "ALTER TABLE postrider_relay ADD COLUMN relay_order TEXT NOT NULL DEFAULT 'key'",
+      "ALTER TABLE postrider_relay ADD COLUMN order_named INTEGER NOT NULL DEFAULT 0",
     ],
   ],
 };

@@ -4,11 +4,10 @@ import type { MessagingError } from "../errors.ts";
 import type { EventListener } from "../events.ts";
 import type { Producer } from "../producer.ts";
 import { jittered } from "../retry/loop.ts";
-import { type OutboxPage, type OutboxRow, type Store, orderKey } from "../store.ts";
+import { type OutboxPage, type OutboxRow, type RelayOrder, type Store, orderKey } from "../store.ts";
 import { type LowWater, createLowWater } from "./low-water.ts";
 import { type ParkedTopics, createParkedTopics } from "./parked-topics.ts";
 import { publishRow } from "./publish-row.ts";
-import type { CheckedRelayOptions, RelayOrder } from "./relay-options.ts";
 import { type Removal, createRemoval } from "./removal.ts";
 import { type Transit, createTransit } from "./transit.ts";
 import type { Waiting } from "./waiting.ts";
@@ -18,7 +17,9 @@ export interface PumpContext {
   readonly producer: Producer;
   readonly runtime: Runtime;
   readonly emit: EventListener;
-  readonly options: CheckedRelayOptions;
+  /** Rows read at a time. */
+  readonly batch: number;
+  readonly order: RelayOrder;
   readonly waiting: Waiting;
   readonly epoch: bigint;
   /** Whether to go on: the lease is held, and nobody closes. */
@@ -66,7 +67,7 @@ class Work {
   #sweptAt = -Infinity;
 
   constructor(context: PumpContext) {
-    const { store, producer, runtime, emit, options, epoch } = context;
+    const { store, producer, runtime, emit, order, epoch } = context;
     const lowWater = this.#lowWater;
     const topics = createParkedTopics(runtime);
     this.#context = context;
@@ -91,11 +92,11 @@ class Work {
       emit,
       epoch,
       lowWater,
-      topics: options.order === "global" ? undefined : topics,
+      topics: order === "global" ? undefined : topics,
       onError: context.onError,
     };
     this.#transit = createTransit({
-      chainOf: chains[options.order],
+      chainOf: chains[order],
       mayPublish: () => this.#mayWork(),
       publish: (row) => publishRow(publishing, row),
       onSent: ({ seq }) => this.#removal.add(seq),
@@ -104,18 +105,18 @@ class Work {
   }
 
   async run(): Promise<void> {
-    const { options, waiting } = this.#context;
+    const { batch, waiting } = this.#context;
     let pollMs = minPollMs;
     while (this.#mayWork()) {
       await this.#tidy();
       // The next rows are to be here when the broker has confirmed those before.
-      await this.#until(() => this.#transit.waiting <= options.batch);
+      await this.#until(() => this.#transit.waiting <= batch);
       if (await this.#pausedByFailure()) continue;
       waiting.look();
       const taken = await this.#fetch();
       if (taken === undefined) continue;
       pollMs = taken > 0 || waiting.woken ? minPollMs : Math.min(pollMs * 2, maxPollMs);
-      if (taken < options.batch && !waiting.woken) await waiting.sleep(pollMs);
+      if (taken < batch && !waiting.woken) await waiting.sleep(pollMs);
     }
   }
 
@@ -138,14 +139,14 @@ class Work {
 
   /** How many rows went on their way; `undefined`: look again at once. */
   async #fetch(): Promise<number | undefined> {
-    const { store, options, onError } = this.#context;
+    const { store, batch, onError } = this.#context;
     const parkedTopics = this.#topics.parked();
     const fetch = this.#transit.beginFetch();
     const page = await store.outbox.fetch({
       above: this.#lowWater.low,
       except: [...this.#transit.taken],
       parkedTopics,
-      limit: options.batch,
+      limit: batch,
     });
     if (!this.#mayWork()) return undefined;
     this.#lowWater.saw(page, parkedTopics.length > 0);
@@ -160,7 +161,7 @@ class Work {
 
   /** In one order for all, nothing goes out that a row still to be committed may belong before. */
   #ready({ rows }: OutboxPage): readonly OutboxRow[] {
-    if (this.#context.options.order !== "global") return rows;
+    if (this.#context.order !== "global") return rows;
     const end = rows.findIndex(({ seq }) => seq > this.#lowWater.proven);
     return end === -1 ? rows : rows.slice(0, end);
   }

@@ -1,15 +1,15 @@
 /** What `bus.relay` takes, checked. */
 import { checkInteger, checkKeys, checkOneOf } from "../options.ts";
-
-/** In which order rows leave. */
-export type RelayOrder = "none" | "key" | "global";
+import type { RelayOrder } from "../store.ts";
 
 export interface RelayOptions {
   /** Rows read at a time, 1..5000; at most twice as many are on their way. Default 500. */
   readonly batch?: number | undefined;
   /**
-   * What keeps the order in which it was committed. Give all relays of one database the same; that goes for the one that a
-   * process starts by itself when it consumes, with the default, unless `relay` was called before. Default `"key"`.
+   * What keeps the order in which it was committed. Stored in the database, and one for all of its relays: those that name
+   * none follow the last that was named, so do those that a bus starts by itself, within seconds when they are at work. A
+   * relay that names another than the one at work has named stands by until that ends, with `ERR_CONFIG` in its health and
+   * in an event `relayFailed`; then its own holds. Default: the stored one; `"key"` when none was ever named.
    *
    * - `"none"`: nothing, keys included. A message that fails keeps no other from leaving.
    * - `"key"`: the messages of one key within its topic. The next one leaves when the one before is confirmed.
@@ -21,15 +21,16 @@ export interface RelayOptions {
 
 export interface CheckedRelayOptions {
   readonly batch: number;
-  readonly order: RelayOrder;
+  /** `undefined`: the stored one. */
+  readonly order: RelayOrder | undefined;
 }
 
 /** Throws `ERR_CONFIG` on what is unknown or wrong. */
 export function checkRelayOptions(options: RelayOptions): CheckedRelayOptions {
   checkKeys("relay", options, ["batch", "order"]);
-  const { batch = 500, order = "key" } = options;
+  const { batch = 500, order } = options;
   return {
     batch: checkInteger("relay batch", batch, 1, 5_000),
-    order: checkOneOf("relay order", order, ["none", "key", "global"]),
+    order: order === undefined ? undefined : checkOneOf("relay order", order, ["none", "key", "global"]),
   };
 }

@@ -13,12 +13,12 @@
  * 6. A key or a topic that fails never stops others.
  */
 import type { Runtime } from "../clock.ts";
-import type { MessagingError } from "../errors.ts";
+import { ConfigurationError, type MessagingError } from "../errors.ts";
 import type { EventListener } from "../events.ts";
 import { storeError } from "../once.ts";
 import type { Producer } from "../producer.ts";
 import { jittered } from "../retry/loop.ts";
-import type { Backlog, RelayLease, Store } from "../store.ts";
+import type { Backlog, RelayLease, RelayOrder, Store } from "../store.ts";
 import { maxPollMs, pump } from "./pump.ts";
 import type { CheckedRelayOptions } from "./relay-options.ts";
 import { type Waiting, createWaiting } from "./waiting.ts";
@@ -38,7 +38,7 @@ export interface RelayContext {
 export interface RelayHealth {
   /** It holds the lease. */
   readonly active: boolean;
-  /** What waits, as of the last renewal of the lease, some seconds ago; `undefined` in one that stands by. */
+  /** What waited, at most some seconds ago; `undefined` in one that stands by. */
   readonly backlog: Omit<Backlog, "relayed"> | undefined;
   /** What failed last. */
   readonly error?: MessagingError | undefined;
@@ -56,6 +56,8 @@ export interface Relay extends AsyncDisposable {
 const leaseTtlMs = 10_000;
 /** The share of the lease this process trusts itself to act in; the rest allows for the renewal's own travel. */
 const leaseTrust = 0.8;
+/** What one waits that made way for a relay with an order of its own: longer than that one between two attempts. */
+const makeWayMs = 2 * maxPollMs;
 /** Before notices are listened for again when their connection broke. */
 const relistenMs = 5_000;
 
@@ -72,7 +74,9 @@ class RunningRelay implements Relay {
   readonly #closing = new AbortController();
   readonly #waiting: Waiting;
   readonly #backoff: (attempt: number) => number;
-  #lease: { readonly epoch: bigint; deadline: number } | undefined;
+  /** `makesWay`: another relay named an order of its own. */
+  #lease: { deadline: number; makesWay: boolean } | undefined;
+  #refused = false;
   #backlog: RelayHealth["backlog"];
   #error: MessagingError | undefined;
   #loop: Promise<void> = Promise.resolve();
@@ -115,10 +119,9 @@ class RunningRelay implements Relay {
       try {
         await this.#context.ready();
         const lease = await this.#acquire();
-        if (lease !== undefined) await this.#work(lease.epoch);
+        if (lease !== undefined) await this.#work(lease);
+        else await this.#standBy();
         failures = 0;
-        this.#error = undefined;
-        if (lease === undefined) await this.#waiting.sleep(maxPollMs);
       } catch (error) {
         failures += 1;
         const delayMs = this.#backoff(failures);
@@ -131,50 +134,80 @@ class RunningRelay implements Relay {
 
   async #acquire(): Promise<RelayLease | undefined> {
     const asked = this.#context.runtime.monotonic();
-    const lease = await this.#context.store.outbox.acquire(this.#owner, leaseTtlMs);
-    if (lease !== undefined) this.#lease = { epoch: lease.epoch, deadline: asked + leaseTtlMs * leaseTrust };
+    const lease = await this.#context.store.outbox.acquire(this.#owner, leaseTtlMs, this.#options.order);
+    if (lease === undefined) return undefined;
+    this.#refused = false;
+    this.#error = undefined;
+    this.#lease = { deadline: asked + leaseTtlMs * leaseTrust, makesWay: false };
     return lease;
   }
 
-  async #work(epoch: bigint): Promise<void> {
+  /** Until it is time to ask for the lease again. */
+  async #standBy(): Promise<void> {
+    const { store, emit } = this.#context;
+    const { order } = this.#options;
+    const inForce = order === undefined ? order : await store.outbox.requestOrder(order);
+    const refused = inForce !== order;
+    if (!refused) this.#error = undefined;
+    else if (!this.#refused) {
+      const message = `relay order "${order}": a relay of this database is at work that was given "${inForce}". Give all of them the same, or none but one; this one stands by until that one ends`;
+      this.#error = new ConfigurationError("ERR_CONFIG", message);
+      emit({ type: "relayFailed", error: this.#error, delayMs: maxPollMs });
+    }
+    this.#refused = refused;
+    await this.#waiting.pause(maxPollMs);
+  }
+
+  async #work({ epoch, order }: RelayLease): Promise<void> {
     const ended = new AbortController();
-    const beside = Promise.all([this.#keepLease(epoch, ended.signal), this.#listen(ended.signal)]);
+    const beside = Promise.all([this.#keepLease(epoch, order, ended.signal), this.#listen(ended.signal)]);
     try {
       await pump({
         ...this.#context,
-        options: this.#options,
+        batch: this.#options.batch,
+        order,
         waiting: this.#waiting,
         epoch,
-        mayWork: () => !this.#closing.signal.aborted && this.#holdsLease(),
+        mayWork: () => !this.#closing.signal.aborted && this.#holdsLease() && this.#lease?.makesWay === false,
         onError: (error) => void (this.#error = error),
       });
     } finally {
       ended.abort();
       await beside;
-      const held = this.#lease !== undefined;
+      const held = this.#lease;
       this.#lease = undefined;
       this.#backlog = undefined;
       // A lease that cannot be let go runs out by itself.
-      if (held) await this.#context.store.outbox.surrender(this.#owner, epoch).catch(() => undefined);
+      if (held !== undefined)
+        await this.#context.store.outbox.surrender(this.#owner, epoch).catch(() => undefined);
+      if (held?.makesWay === true) await this.#waiting.pause(makeWayMs);
     }
   }
 
-  async #keepLease(epoch: bigint, ended: AbortSignal): Promise<void> {
+  async #keepLease(epoch: bigint, order: RelayOrder, ended: AbortSignal): Promise<void> {
     const { runtime, store } = this.#context;
     for (;;) {
       if (!(await this.#slept(leaseTtlMs / 3, ended))) return;
       const asked = runtime.monotonic();
-      // A renewal that fails is not the end: the deadline stands, and the next one may succeed before it.
-      const renewed = await store.outbox.renew(this.#owner, epoch, leaseTtlMs).catch(() => undefined);
-      if (renewed === false) this.#lease = undefined;
+      let inForce: RelayOrder | undefined;
+      try {
+        inForce = await store.outbox.renew(this.#owner, epoch, leaseTtlMs);
+      } catch {
+        // Not the end: the deadline stands, and the next one may succeed before it.
+        continue;
+      }
+      if (inForce === undefined) this.#lease = undefined;
       if (this.#lease === undefined) return;
-      if (renewed !== true) continue;
       this.#lease.deadline = asked + leaseTtlMs * leaseTrust;
+      if (inForce !== order) {
+        this.#lease.makesWay = true;
+        this.#waiting.wake();
+      }
       void this.#gauge();
     }
   }
 
-  /** What waits is said with each renewal. Its cost has a bound, and without it nothing is worse. */
+  /** Says what waits. Its cost has a bound, and without it nothing is worse. */
   async #gauge(): Promise<void> {
     const { store, emit } = this.#context;
     const found = await store.outbox.backlog().catch(() => undefined);

@@ -380,11 +380,11 @@ describe("sqlite store: inbox and relay", () => {
     const store = sqliteStore({ path });
     await store.connect({ runtime: nodeRuntime, emit: () => undefined });
     const { outbox } = store;
-    assert.deepEqual(await outbox.acquire("a", 60_000), { epoch: 1n, clean: true });
+    assert.deepEqual(await outbox.acquire("a", 60_000), { epoch: 1n, clean: true, order: "key" });
     assert.equal(await outbox.acquire("b", 60_000), undefined);
-    assert.equal(await outbox.renew("a", 1n, -1), true);
-    assert.equal(await outbox.renew("a", 1n, 60_000), false, "it had run out");
-    assert.deepEqual(await outbox.acquire("b", 60_000), { epoch: 2n, clean: false });
+    assert.equal(await outbox.renew("a", 1n, -1), "key");
+    assert.equal(await outbox.renew("a", 1n, 60_000), undefined, "it had run out");
+    assert.deepEqual(await outbox.acquire("b", 60_000), { epoch: 2n, clean: false, order: "key" });
 
     await bus.transaction((_tx, out) => out.publishAll(topic, ["one", "two", "three"]));
     const { rows } = await outbox.fetch({ above: 0n, parkedTopics: [], limit: 2 });
@@ -403,7 +403,7 @@ describe("sqlite store: inbox and relay", () => {
     const { depth, parked, relayed } = await outbox.backlog();
     assert.deepEqual({ depth, parked, relayed }, { depth: 1, parked: 1, relayed: true });
     await outbox.surrender("b", 2n);
-    assert.deepEqual(await outbox.acquire("c", 60_000), { epoch: 3n, clean: true });
+    assert.deepEqual(await outbox.acquire("c", 60_000), { epoch: 3n, clean: true, order: "key" });
 
     // A number that was given and removed is never given again: the relay looks only above what it has seen.
     await outbox.remove([3n], 3n);

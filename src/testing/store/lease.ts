@@ -45,7 +45,7 @@ export const lease: readonly StoreScenario[] = [
 
       assert.equal(second.clean, false);
       assert.ok(second.epoch > first.epoch);
-      assert.deepEqual(renewals, [false, false, false, true]);
+      assert.deepEqual(renewals, [undefined, undefined, undefined, "key"]);
     },
   ),
 
@@ -56,7 +56,7 @@ export const lease: readonly StoreScenario[] = [
     const renewed = await a.renew("a", epoch, long);
     await nodeRuntime.sleep(2_100);
 
-    assert.equal(renewed, true);
+    assert.equal(renewed, "key");
     assert.equal(await b.acquire("b", 1), undefined);
   }),
 
@@ -146,6 +146,67 @@ export const lease: readonly StoreScenario[] = [
       assert.deepEqual([full.depth, full.relayed], [7, false]);
       assert.ok(full.oldestMs >= 0 && full.oldestMs < 60_000);
       assert.deepEqual([less.depth, less.relayed, unattended.relayed], [4, true, false]);
+    },
+  ),
+
+  storeScenario("H8", "the order is kept with the lease until another is named", async (world) => {
+    const { outbox } = await world.store();
+    const orders: unknown[] = [];
+    for (const named of [undefined, "global", undefined, "none", "key", undefined] as const) {
+      const lease = await outbox.acquire("relay", long, named);
+      orders.push(lease?.order, await outbox.renew("relay", lease?.epoch ?? 0n, long));
+      await outbox.surrender("relay", lease?.epoch ?? 0n);
+    }
+
+    const kept = ["key", "global", "global", "none", "key", "key"];
+    assert.deepEqual(
+      orders,
+      kept.flatMap((order) => [order, order]),
+    );
+  }),
+
+  storeScenario(
+    "H9",
+    "a holder that named its order is not overruled; one that named none learns when it renews",
+    async (world) => {
+      const [{ outbox: a }, { outbox: b }] = [await world.store(), await world.store()];
+
+      const naming = await a.acquire("a", long, "none");
+      const refused = [await b.requestOrder("global"), await b.requestOrder("none")];
+      const renewed = await a.renew("a", naming?.epoch ?? 0n, long);
+      await a.surrender("a", naming?.epoch ?? 0n);
+      const following = await a.acquire("a", long);
+      const heard = [await b.requestOrder("global"), await b.requestOrder("global")];
+      const learned = await a.renew("a", following?.epoch ?? 0n, long);
+      await a.surrender("a", following?.epoch ?? 0n);
+      await b.requestOrder("key");
+      const free = await b.acquire("b", long);
+
+      assert.deepEqual([...refused, renewed], ["none", "none", "none"]);
+      assert.deepEqual([following?.order, ...heard, learned], ["none", "global", "global", "global"]);
+      assert.equal(free?.order, "key");
+    },
+  ),
+
+  storeScenario(
+    "H10",
+    "the order of a holder that is gone stays, and no longer keeps another from being named",
+    async (world) => {
+      const [{ outbox: a }, { outbox: b }] = [await world.store(), await world.store()];
+
+      await a.acquire("a", 50, "global");
+      const later = await eventually(async () => {
+        const order = await b.requestOrder("none");
+        assert.equal(order, "none");
+        return order;
+      });
+      const next = await eventually(async () => {
+        const lease = await b.acquire("b", long);
+        assert.ok(lease !== undefined);
+        return lease;
+      });
+
+      assert.deepEqual([later, next.order, next.clean], ["none", "none", false]);
     },
   ),
 ];

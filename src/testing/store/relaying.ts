@@ -6,6 +6,7 @@ import type { Bus } from "../../bus.ts";
 import { nodeRuntime } from "../../clock.ts";
 import { createBus } from "../../create-bus.ts";
 import { PublishError, TransportError } from "../../errors.ts";
+import type { BusEvent } from "../../events.ts";
 import type { Store } from "../../store.ts";
 import { eventually } from "../eventually.ts";
 import { createFakeRuntime } from "../fake-runtime.ts";
@@ -62,6 +63,51 @@ interface Process {
   /** How often it became the one that relays. */
   takeovers: number;
 }
+
+interface Sender {
+  readonly bus: Bus;
+  readonly events: readonly BusEvent[];
+  /** How many messages it had at its broker at once, at most, since this was asked last. */
+  takeWidest(): number;
+}
+
+async function sender(world: StoreWorld): Promise<Sender> {
+  const broker = adapterFromUrl("memory:");
+  const events: BusEvent[] = [];
+  let widest = 0;
+  const adapter: Adapter = {
+    ...broker,
+    publish(batch) {
+      widest = Math.max(widest, batch.length);
+      return Promise.resolve(
+        batch.map(({ durability }): PublishResult => ({ status: "accepted", durability })),
+      );
+    },
+  };
+  const bus = createBus({
+    adapter,
+    store: await world.database.store(),
+    onEvent: (event) => void events.push(event),
+  });
+  const takeWidest = (): number => {
+    const since = widest;
+    widest = 0;
+    return since;
+  };
+  return { bus, events, takeWidest };
+}
+
+/** Commits messages of as many keys in one transaction, and waits until they have left. */
+async function sendMany(world: StoreWorld): Promise<void> {
+  const store = await world.store();
+  await world.commit(store, ...Array.from({ length: 20 }, (_, n) => entry(`${n}`, { key: `${n}` })));
+  await eventually(async () => assert.deepEqual(await world.rows(store.outbox), []));
+}
+
+const refusals = (events: readonly BusEvent[]): string[] =>
+  events.flatMap((event) =>
+    event.type === "relayFailed" && event.error.code === "ERR_CONFIG" ? [event.error.message] : [],
+  );
 
 /** Its leases run out twenty times as fast as its relay believes: every one that is stopped becomes a zombie. */
 function impatient(store: Store, process: Process): Store {
@@ -301,5 +347,63 @@ export const relaying: readonly StoreScenario[] = [
       );
     },
     needsConcurrency,
+  ),
+
+  storeScenario(
+    "R7",
+    "a relay that a bus started by itself sends in the order that was named, also when that came later",
+    async (world) => {
+      const [consuming, relaying] = [await sender(world), await sender(world)];
+      await consuming.bus.once("key", () => undefined);
+      await sendMany(world);
+      const alone = consuming.takeWidest();
+
+      const relay = relaying.bus.relay({ order: "global" });
+      await eventually(() => assert.ok(relay.health().active));
+      await sendMany(world);
+      await relaying.bus.close();
+      await sendMany(world);
+      await consuming.bus.close();
+      const later = await sender(world);
+      await later.bus.once("key", () => undefined);
+      await sendMany(world);
+      await later.bus.close();
+
+      assert.ok(alone > 1);
+      assert.deepEqual(
+        [relaying, consuming, later].map((each) => each.takeWidest()),
+        [1, 1, 1],
+      );
+      assert.deepEqual(
+        [consuming, relaying, later].flatMap(({ events }) => refusals(events)),
+        [],
+      );
+    },
+  ),
+
+  storeScenario(
+    "R8",
+    "an order other than the one that a relay at work was given is refused until that relay ends",
+    async (world) => {
+      const [first, second] = [await sender(world), await sender(world)];
+      const working = first.bus.relay({ order: "none" });
+      await eventually(() => assert.ok(working.health().active));
+
+      const refused = second.bus.relay({ order: "global" });
+      await eventually(() => assert.equal(refused.health().error?.code, "ERR_CONFIG"));
+      assert.equal(second.bus.health().checks["relay"]?.status, "down");
+      await sendMany(world);
+      await first.bus.close();
+      await eventually(() => assert.ok(refused.health().active));
+      await eventually(() => assert.equal(refused.health().error, undefined));
+      await sendMany(world);
+      await second.bus.close();
+
+      assert.ok(first.takeWidest() > 1);
+      assert.equal(second.takeWidest(), 1);
+      assert.equal(refusals(second.events).length, 1);
+      assert.match(refusals(second.events)[0] ?? "", /"global".*"none"/u);
+      assert.deepEqual(refusals(first.events), []);
+    },
   ),
 ];

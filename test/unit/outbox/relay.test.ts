@@ -225,6 +225,32 @@ describe("the relay", () => {
     await world.bus.consume(good, { group: "g", once: false }, () => undefined);
     assert.ok(!Object.hasOwn(world.bus.health().checks, "relay"));
   });
+
+  it("is replaced by the one that is asked for: two would only wait for each other", async () => {
+    const database = await openStore();
+    const world = openBus({ store: database.store });
+    let attempts = 0;
+    database.faults.before = (operation) => void (attempts += operation === "outbox.acquire" ? 1 : 0);
+    await world.bus.once("key", () => undefined);
+    await eventually(world, () => attempts === 1);
+
+    const relay = world.bus.relay({ order: "global" });
+    await eventually(world, () => relay.health().active);
+    await world.runtime.advance(30_000);
+
+    assert.equal(attempts, 2);
+    assert.equal(world.of("relayFailed").length, 0);
+  });
+
+  it("stays when the one that is asked for cannot be", async () => {
+    const database = await openStore();
+    const world = openBus({ store: database.store });
+    await world.bus.once("key", () => undefined);
+
+    assert.throws(() => world.bus.relay({ order: "fifo" } as never), { code: "ERR_CONFIG" });
+    await add(world, good, 1);
+    await eventually(world, () => waiting(database) === 0);
+  });
 });
 
 describe("two relays", () => {
