@@ -53,11 +53,13 @@ export interface Relay extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-const leaseTtlMs = 10_000;
+const leaseTtlMs = 3_000;
 /** The share of the lease this process trusts itself to act in; the rest allows for the renewal's own travel. */
 const leaseTrust = 0.8;
 /** What one waits that made way for a relay with an order of its own: longer than that one between two attempts. */
 const makeWayMs = 2 * maxPollMs;
+/** What waits is looked at with every third renewal of the lease. */
+const renewalsPerGauge = 3;
 /** Before notices are listened for again when their connection broke. */
 const relistenMs = 5_000;
 
@@ -186,7 +188,7 @@ class RunningRelay implements Relay {
 
   async #keepLease(epoch: bigint, order: RelayOrder, ended: AbortSignal): Promise<void> {
     const { runtime, store } = this.#context;
-    for (;;) {
+    for (let renewals = 0; ; renewals += 1) {
       if (!(await this.#slept(leaseTtlMs / 3, ended))) return;
       const asked = runtime.monotonic();
       let inForce: RelayOrder | undefined;
@@ -203,7 +205,7 @@ class RunningRelay implements Relay {
         this.#lease.makesWay = true;
         this.#waiting.wake();
       }
-      void this.#gauge();
+      if (renewals % renewalsPerGauge === 0) void this.#gauge();
     }
   }
 

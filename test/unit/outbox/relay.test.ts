@@ -278,12 +278,12 @@ describe("two relays", () => {
     const relay = first.bus.relay();
     await eventually(first, () => relay.health().active);
     const standby = second.bus.relay();
-    // Its broker takes four seconds for each message, and none of its renewals reaches the database any more.
+    // Its broker takes a second for each message, and none of its renewals reaches the database any more.
     const calls: number[] = [];
     first.adapter.faults.before = async (operation) => {
       if (operation !== "publish") return undefined;
       calls.push(first.runtime.monotonic());
-      await first.runtime.sleep(4_000);
+      await first.runtime.sleep(1_100);
       return undefined;
     };
     await add(first, bad, 1, 2, 3, 4, 5, 6, 7, 8);
