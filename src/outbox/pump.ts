@@ -112,10 +112,12 @@ class Work {
       // The next rows are to be here when the broker has confirmed those before.
       await this.#until(() => this.#transit.waiting <= batch);
       if (await this.#pausedByFailure()) continue;
+      const { woken } = waiting;
       waiting.look();
       const taken = await this.#fetch();
       if (taken === undefined) continue;
-      pollMs = taken > 0 || waiting.woken ? minPollMs : Math.min(pollMs * 2, maxPollMs);
+      // What it was woken for may still have to be committed: soon, as a rule.
+      pollMs = taken > 0 || woken || waiting.woken ? minPollMs : Math.min(pollMs * 2, maxPollMs);
       if (taken < batch && !waiting.woken) await waiting.sleep(pollMs);
     }
   }

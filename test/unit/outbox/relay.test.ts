@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
+import { DatabaseSync } from "node:sqlite";
 import { TransportError, defineTopic } from "postrider";
 import { type MemoryAdapter, memory } from "postrider/memory";
-import { describe, it } from "vitest";
+import { describe, it, onTestFinished } from "vitest";
 import type { OutgoingMessage, PublishResult } from "../../../src/adapter.ts";
 import { type TestBus, openBus } from "../support/bus.ts";
 import { brokerError, failing, holding, unanswered } from "../support/faults.ts";
@@ -191,6 +192,25 @@ describe("the relay", () => {
     assert.ok(calls.calls < 600, `${calls.calls} connection attempts in five minutes`);
     world.adapter.faults.before = undefined;
     await eventually(world, () => waiting(database) === 0, 1_000);
+  });
+
+  it("finds soon what a transaction of the caller's own commits after it was told to look", async () => {
+    const database = await openStore();
+    const world = openBus({ store: database.store });
+    const relay = world.bus.relay();
+    await eventually(world, () => relay.health().active);
+    await world.runtime.advance(30_000);
+    const db = new DatabaseSync(database.path);
+    onTestFinished(() => db.close());
+
+    db.exec("BEGIN IMMEDIATE");
+    await world.bus.outbox(db).publish(good, 1);
+    await world.runtime.advance(20);
+    db.exec("COMMIT");
+    const committedAt = world.runtime.monotonic();
+    await eventually(world, () => world.of("published").length > 0, 1);
+
+    assert.ok(world.runtime.monotonic() - committedAt <= 20);
   });
 
   it("purges all that is old from the inbox, however much there is", async () => {
