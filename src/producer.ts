@@ -3,6 +3,7 @@ import { type AbortFan, createAbortFan } from "./abort-fan.ts";
 import type { Adapter, OutgoingMessage, PublishResult, TopicSpec } from "./adapter.ts";
 import type { Runtime } from "./clock.ts";
 import { createCoalescer } from "./coalesce.ts";
+import { createDeadlines } from "./deadlines.ts";
 import { type EnvelopeContext, encode } from "./envelope.ts";
 import { MessagingError, PublishError, TransportError } from "./errors.ts";
 import type { EventListener } from "./events.ts";
@@ -17,6 +18,7 @@ import {
 } from "./publisher.ts";
 import { type Turn, createKeyOrder } from "./key-order.ts";
 import { jittered, retryLoop } from "./retry/loop.ts";
+import { AbandonedPublish, Sending, publishFailed, timedOut } from "./sending.ts";
 import { orderKey } from "./store.ts";
 import type { Topic } from "./topic.ts";
 
@@ -46,42 +48,14 @@ export interface Producer {
   idle(): Promise<void>;
 }
 
-/** One message on its way. Whether the broker may have it decides what a failure is called. */
-interface Sending {
-  readonly outgoing: OutgoingMessage;
-  /** An attempt is with the adapter, or one ended `unknown`. */
-  maybeSent: boolean;
-  /** The caller has stopped waiting: what has not been handed over must not be. */
-  abandoned: boolean;
-  /** Why the latest attempt failed. */
-  lastError?: MessagingError;
-}
-
-/** The caller's signal ended the wait: `publish` rejects with the signal's reason, `publishAll` says what is known. */
-class AbandonedPublish extends PublishError {
-  readonly reason: unknown;
-  constructor(sending: Sending, reason: unknown) {
-    super("ERR_PUBLISH", `publish of ${nameOf(sending)} was given up: ${textOf(reason)}`, {
-      cause: reason,
-      accepted: sending.maybeSent ? "unknown" : "no",
-      messageId: idOfSending(sending),
-    });
-    this.reason = reason;
-  }
-}
-
-const neverAborted = createAbortFan(undefined);
-
-function rethrowReason(error: unknown): never {
-  throw error instanceof AbandonedPublish ? error.reason : error;
-}
+type Accepted = PublishResult & { readonly status: "accepted" };
 
 export function createProducer(context: ProducerContext): Producer {
-  const { adapter, runtime, emit } = context;
+  const { adapter, runtime, emit, closed } = context;
   const backoff = jittered(runtime, "publish", 50, 5_000);
-  const pending = new Set<Promise<unknown>>();
   const keyOrder = createKeyOrder();
-  const closed = createAbortFan(context.closed);
+  let underWay = 0;
+  let idlers: (() => void)[] = [];
 
   const coalescer = createCoalescer<Sending, PublishResult>({
     runtime,
@@ -89,66 +63,85 @@ export function createProducer(context: ProducerContext): Producer {
     maxInFlight: adapter.publishLimits.maxInFlight,
     send: (batch) => handOver(adapter, batch),
   });
+  const live = createDeadlines<Sending>(runtime, (sending) => sending.abandon(timedOut(sending)));
+  const abandonAll = (): void => {
+    for (const sending of live) sending.abandon(publishFailed(sending, closed.reason));
+  };
+  closed.addEventListener("abort", abandonAll, { once: true });
 
   /** One attempt; throws what makes it worth, or not worth, another. */
-  const attempt = async (sending: Sending, turn: Turn): Promise<PublishResult & { status: "accepted" }> => {
+  const attempt = async (sending: Sending, turn: Turn): Promise<Accepted> => {
     await context.ready(sending.outgoing.destination.topic);
     const result = await turn.start(() => coalescer.push(sending));
     if (result.status === "accepted") return result;
     throw result.error;
   };
 
+  /** Attempts until one is accepted, or trying again is no use. */
+  const attempts = (sending: Sending, turn: Turn): Promise<Accepted> =>
+    retryLoop(
+      (ms) => runtime.sleep(ms, sending.abandoned),
+      () => attempt(sending, turn),
+      (error, n) => {
+        if (sending.isAbandoned || !MessagingError.is(error) || !error.retryable) return undefined;
+        sending.lastError = error;
+        turn.failed();
+        const topic = sending.outgoing.destination.topic.name;
+        emit({ type: "publishRetry", topic, messageId: sending.id, error });
+        return backoff(n);
+      },
+    );
+
+  /** Rejects with a `PublishError`, which says whether the broker may have the message. */
   const deliver = async (
     outgoing: OutgoingMessage,
     timeoutMs = context.publishTimeoutMs,
-    aborted = neverAborted,
+    aborted?: AbortFan,
   ): Promise<Receipt> => {
-    const sending: Sending = { outgoing, maybeSent: false, abandoned: false };
-    const messageId = idOfSending(sending);
-    const topic = outgoing.destination.topic.name;
+    const sending = new Sending(outgoing, runtime.monotonic(), timeoutMs);
+    if (aborted?.aborted === true) throw new AbandonedPublish(sending, aborted.reason);
+    if (closed.aborted) throw publishFailed(sending, closed.reason);
     const turn = keyOrder.enter(orderKey(outgoing));
-    const nextDelay = (error: unknown, n: number): number | undefined => {
-      if (sending.abandoned || !MessagingError.is(error) || !error.retryable) return undefined;
-      sending.lastError = error;
-      turn.failed();
-      emit({ type: "publishRetry", topic, messageId, error });
-      return backoff(n);
-    };
+    const takeBack = aborted?.add(() => sending.abandon(new AbandonedPublish(sending, aborted.reason)));
+    live.add(sending);
     try {
-      const result = await withDeadline(runtime, sending, { timeoutMs, aborted, closed }, (ended) =>
-        retryLoop(
-          (ms) => runtime.sleep(ms, ended),
-          () => attempt(sending, turn),
-          nextDelay,
-        ),
-      );
-      const duplicate = result.duplicate === true;
-      emit({ type: "published", topic, messageId, duplicate });
-      return { id: messageId, durability: result.durability, duplicate };
+      const { durability, duplicate = false } = await sending.until(attempts(sending, turn));
+      emit({ type: "published", topic: outgoing.destination.topic.name, messageId: sending.id, duplicate });
+      return { id: sending.id, durability, duplicate };
     } finally {
+      takeBack?.();
+      live.delete(sending);
       turn.end();
     }
   };
 
   /** Counts it among what `idle` waits for. */
-  const track = <T>(publishing: Promise<T>): Promise<T> => {
-    pending.add(publishing);
-    const forget = (): void => void pending.delete(publishing);
-    publishing.then(forget, forget);
-    return publishing;
+  const track = async <T>(publishing: Promise<T>): Promise<T> => {
+    underWay += 1;
+    try {
+      return await publishing;
+    } catch (error) {
+      throw error instanceof AbandonedPublish ? error.reason : error;
+    } finally {
+      underWay -= 1;
+      if (underWay === 0) for (const wake of idlers.splice(0)) wake();
+    }
   };
 
-  const outgoingOf = async (
+  /** At once, unless the topic's schema is asynchronous. Throws what `encode` throws, and `ERR_CAPABILITY`. */
+  const outgoingOf = (
     topic: Topic,
     payload: unknown,
     options: CheckedPublishOptions,
-  ): Promise<OutgoingMessage> => {
+  ): OutgoingMessage | Promise<OutgoingMessage> => {
     checkPublishCapabilities(options, adapter.name, adapter.capabilities);
+    const { durability, requireRoute, delayMs } = options;
+    const finish = (wire: WireMessage): OutgoingMessage => {
+      const message = delayMs === 0 ? wire : delayed(wire, runtime.now() + delayMs);
+      return { destination: { topic: topicSpec(topic) }, message, durability, requireRoute };
+    };
     const encoded = encode(topic, payload, options, context.envelope);
-    const wire = encoded instanceof Promise ? await encoded : encoded;
-    const { durability, requireRoute } = options;
-    const message = options.delayMs === 0 ? wire : delayed(wire, runtime.now() + options.delayMs);
-    return { destination: { topic: topicSpec(topic) }, message, durability, requireRoute };
+    return encoded instanceof Promise ? encoded.then(finish) : finish(encoded);
   };
 
   const publish = async (
@@ -156,8 +149,9 @@ export function createProducer(context: ProducerContext): Producer {
     payload: unknown,
     options: CheckedPublishOptions,
   ): Promise<Receipt> => {
+    const { timeoutMs, signal } = options;
     const outgoing = await outgoingOf(topic, payload, options);
-    return deliver(outgoing, options.timeoutMs, createAbortFan(options.signal));
+    return deliver(outgoing, timeoutMs, signal === undefined ? undefined : createAbortFan(signal));
   };
 
   const publishAll = async (
@@ -165,27 +159,23 @@ export function createProducer(context: ProducerContext): Producer {
     payloads: readonly unknown[],
     options: CheckedPublishOptions,
   ): Promise<PublishAllResult[]> => {
-    const aborted = createAbortFan(options.signal);
+    const { timeoutMs, signal } = options;
+    const aborted = signal === undefined ? undefined : createAbortFan(signal);
     // All are encoded before any is sent: asynchronous schemas end in any order.
-    const encoded = await Promise.allSettled(payloads.map((one) => outgoingOf(topic, one, options)));
-    const sent = encoded.map(async (one) => {
-      if (one.status === "rejected") throw one.reason;
-      return deliver(one.value, options.timeoutMs, aborted);
-    });
+    const encoded = await Promise.allSettled(payloads.map(async (one) => outgoingOf(topic, one, options)));
+    const sent = encoded.map((one) =>
+      one.status === "fulfilled" ? deliver(one.value, timeoutMs, aborted) : Promise.reject(one.reason),
+    );
     const settled = await Promise.allSettled(sent);
     return settled.map((result, index) => publishAllResult(index, result));
   };
 
   return {
-    publish: (topic, payload, options) => track(publish(topic, payload, options)).catch(rethrowReason),
+    publish: (topic, payload, options) => track(publish(topic, payload, options)),
     publishAll: (topic, payloads, options) => track(publishAll(topic, payloads, options)),
     send: (outgoing, timeoutMs, signal) =>
-      track(deliver(outgoing, timeoutMs, signal === undefined ? neverAborted : createAbortFan(signal))).catch(
-        rethrowReason,
-      ),
-    async idle() {
-      while (pending.size > 0) await Promise.allSettled(pending);
-    },
+      track(deliver(outgoing, timeoutMs, signal === undefined ? undefined : createAbortFan(signal))),
+    idle: () => (underWay === 0 ? Promise.resolve() : new Promise((resolve) => idlers.push(resolve))),
   };
 }
 
@@ -200,96 +190,22 @@ export function delayed(message: WireMessage, dueAt: number): WireMessage {
 }
 
 async function handOver(adapter: Adapter, batch: readonly Sending[]): Promise<readonly PublishResult[]> {
-  const abandoned: PublishResult = {
-    status: "rejected",
-    error: new TransportError("ERR_BROKER", "publish was given up before it was sent", { retryable: false }),
-  };
-  const live = batch.filter((sending) => !sending.abandoned);
-  const before = live.map((sending) => sending.maybeSent);
-  for (const sending of live) sending.maybeSent = true;
-  const results = live.length === 0 ? [] : await adapter.publish(live.map((sending) => sending.outgoing));
+  const live = batch.filter((sending) => !sending.isAbandoned);
+  for (const sending of live) sending.handedOver = true;
+  const results = live.length === 0 ? [] : await adapter.publish(live.map(({ outgoing }) => outgoing));
   live.forEach((sending, i) => {
-    if (results[i]?.status === "rejected") sending.maybeSent = before[i] ?? false;
+    const status = results[i]?.status;
+    if (status === "rejected") sending.handedOver = false;
+    else if (status === "unknown") sending.unanswered = true;
   });
+  if (live.length === batch.length) return results;
   const byItem = new Map(live.map((sending, i) => [sending, results[i]]));
-  return batch.map((sending) => byItem.get(sending) ?? abandoned);
+  return batch.map((sending) => byItem.get(sending) ?? givenUp());
 }
 
-/**
- * Runs the attempts until their end, the deadline or the caller's signal, whichever is first, and turns every failure
- * into a `PublishError` that says whether the broker may have the message.
- */
-function withDeadline<T>(
-  runtime: Runtime,
-  sending: Sending,
-  limits: { readonly timeoutMs: number; readonly aborted: AbortFan; readonly closed: AbortFan },
-  run: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const { timeoutMs, aborted, closed } = limits;
-  return new Promise<T>((resolve, reject) => {
-    const attempts = new AbortController();
-    const abandon = (error: PublishError): void => {
-      end();
-      sending.abandoned = true;
-      reject(error);
-      attempts.abort(error);
-    };
-    const onAbort = (): void => abandon(new AbandonedPublish(sending, aborted.reason));
-    const onClosed = (): void => abandon(publishError(sending, closed.reason));
-    const cancels = [
-      runtime.setTimer(timeoutMs, () => abandon(timedOut(sending, timeoutMs))),
-      aborted.add(onAbort),
-      closed.add(onClosed),
-    ];
-    const end = (): void => cancels.forEach((cancel) => cancel());
-    if (aborted.aborted) return onAbort();
-    if (closed.aborted) return onClosed();
-    run(attempts.signal).then(
-      (value) => {
-        end();
-        resolve(value);
-      },
-      (error: unknown) => {
-        end();
-        reject(publishError(sending, error));
-      },
-    );
-  });
-}
-
-function timedOut(sending: Sending, timeoutMs: number): PublishError {
-  const advice = sending.maybeSent
-    ? "The broker may have the message: publish again with the same id."
-    : "The broker does not have the message.";
-  const last = sending.lastError === undefined ? "" : ` Last error: ${sending.lastError.message}`;
-  const text = `publish of ${nameOf(sending)} was not confirmed within ${timeoutMs} ms. ${advice}${last}`;
-  return new PublishError("ERR_TIMEOUT", text, {
-    cause: sending.lastError,
-    accepted: sending.maybeSent ? "unknown" : "no",
-    messageId: idOfSending(sending),
-  });
-}
-
-function publishError(sending: Sending, cause: unknown): PublishError {
-  const known = MessagingError.is(cause) ? cause : undefined;
-  return new PublishError(
-    known?.code ?? "ERR_PUBLISH",
-    `publish of ${nameOf(sending)} failed: ${textOf(cause)}`,
-    {
-      cause,
-      accepted: sending.maybeSent ? "unknown" : "no",
-      messageId: idOfSending(sending),
-      ...(known === undefined ? {} : { retryable: known.retryable }),
-    },
-  );
-}
-
-function idOfSending(sending: Sending): string {
-  return sending.outgoing.message.attributes["id"] ?? "";
-}
-
-function nameOf(sending: Sending): string {
-  return `message \`${idOfSending(sending)}\` to topic \`${sending.outgoing.destination.topic.name}\``;
+function givenUp(): PublishResult {
+  const text = "publish was given up before it was sent";
+  return { status: "rejected", error: new TransportError("ERR_BROKER", text, { retryable: false }) };
 }
 
 /** The result of `publishAll` for one item. */

@@ -27,26 +27,31 @@ export async function retryLoop<T>(
   nextDelay: NextDelay,
 ): Promise<T> {
   let delayMs: number | undefined;
+  const tryOnce = async (attempt: number): Promise<T> => {
+    try {
+      return await run(attempt);
+    } catch (error) {
+      delayMs = nextDelay(error, attempt);
+      throw new Attempt(error);
+    }
+  };
+  const mayGoOn = async (): Promise<boolean> => {
+    if (delayMs === undefined) return false;
+    await sleep(delayMs);
+    return true;
+  };
   try {
-    return await pRetry(
-      async (attempt) => {
-        try {
-          return await run(attempt);
-        } catch (error) {
-          delayMs = nextDelay(error, attempt);
-          throw new Attempt(error);
-        }
-      },
-      {
-        retries: Infinity,
-        minTimeout: 0,
-        shouldRetry: async () => {
-          if (delayMs === undefined) return false;
-          await sleep(delayMs);
-          return true;
-        },
-      },
-    );
+    try {
+      // What succeeds at once, as nearly everything does, needs no loop.
+      return await tryOnce(1);
+    } catch (error) {
+      if (!(await mayGoOn())) throw error;
+    }
+    return await pRetry((attempt) => tryOnce(attempt + 1), {
+      retries: Infinity,
+      minTimeout: 0,
+      shouldRetry: mayGoOn,
+    });
   } catch (error) {
     throw error instanceof Attempt ? error.error : error;
   }
