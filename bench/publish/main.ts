@@ -36,7 +36,7 @@ interface Contestant {
   readonly name: string;
   /** What the others are compared with. */
   readonly reference?: boolean;
-  send(payloads: readonly Payload[]): Promise<unknown>;
+  readonly send: (payloads: readonly Payload[]) => Promise<unknown>;
 }
 
 function ours(bus: Bus): Contestant[] {

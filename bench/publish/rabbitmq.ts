@@ -21,16 +21,16 @@ export async function openRabbitmq(): Promise<RawBroker> {
   const way = (name: string, properties: () => Options.Publish): RawWay => ({
     name,
     async publish(bodies) {
-      await new Promise<void>((resolve, reject) => {
-        let missing = bodies.length;
-        const onAnswer = (error: unknown): void => {
-          if (error !== null) reject(error as Error);
-          missing -= 1;
-          if (missing === 0) resolve();
-        };
-        for (const body of bodies)
-          channel.publish(exchange, "bench.none", Buffer.from(body), properties(), onAnswer);
-      });
+      const { promise, resolve, reject } = Promise.withResolvers<void>();
+      let missing = bodies.length;
+      const onAnswer = (error: unknown): void => {
+        missing -= 1;
+        if (error !== null) reject(error);
+        else if (missing === 0) resolve();
+      };
+      for (const body of bodies)
+        channel.publish(exchange, "bench.none", Buffer.from(body), properties(), onAnswer);
+      await promise;
       if (returned > 0) throw new Error("a message came back");
     },
   });
