@@ -29,7 +29,7 @@ export interface Capabilities {
   readonly maxBytes: number;
 }
 
-/** Throws `ConfigurationError` `ERR_CAPABILITY` saying what was asked for, of whom, and what helps. */
-export function requireCapability(met: boolean, adapter: string, wanted: string, remedy: string): void {
-  if (!met) throw new ConfigurationError("ERR_CAPABILITY", `adapter "${adapter}" ${wanted}. ${remedy}`);
+/** `ERR_CAPABILITY`: what was asked for, of whom, and what helps. */
+export function capabilityError(adapter: string, wanted: string, remedy: string): ConfigurationError {
+  return new ConfigurationError("ERR_CAPABILITY", `adapter "${adapter}" ${wanted}. ${remedy}`);
 }

@@ -21,7 +21,6 @@ export interface Codec {
 
 const maxDepth = 64;
 const maxKeys = 10_000;
-const utf8 = new TextEncoder();
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The default codec. */
@@ -33,7 +32,7 @@ export const json: Codec = {
     }
     try {
       checkJson(payload, "$", 1);
-      return utf8.encode(JSON.stringify(payload));
+      return Buffer.from(JSON.stringify(payload));
     } catch (cause) {
       if (cause instanceof CodecError) throw cause;
       throw new CodecError("ERR_ENCODE", `payload cannot be written as JSON: ${textOf(cause)}`, { cause });

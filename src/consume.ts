@@ -1,6 +1,6 @@
 /** `bus.consume`: its options, their checks, and how they become a running consumer. */
 import type { Adapter } from "./adapter.ts";
-import { requireCapability } from "./capabilities.ts";
+import { capabilityError } from "./capabilities.ts";
 import type { HandlerContext } from "./context.ts";
 import type { DispatchContext } from "./dispatch.ts";
 import { type Duration, toMs } from "./duration.ts";
@@ -118,12 +118,11 @@ export function checkConsumeOptions(
   const window = Math.min(65_535, concurrency * (order === "key" ? 4 : 2));
   const policy = createRetryPolicy(options.retry);
   const longest = longestDelayMs(policy);
-  requireCapability(
-    longest <= bus.adapter.capabilities.maxDelayMs,
-    bus.adapter.name,
-    `cannot delay a retry by ${longest} ms, its longest delay is ${bus.adapter.capabilities.maxDelayMs} ms`,
-    "Give retry.backoff a lower max.",
-  );
+  const { name, capabilities } = bus.adapter;
+  if (longest > capabilities.maxDelayMs) {
+    const wanted = `cannot delay a retry by ${longest} ms, its longest delay is ${capabilities.maxDelayMs} ms`;
+    throw capabilityError(name, wanted, "Give retry.backoff a lower max.");
+  }
   const use = checkMiddleware(where, options.use ?? []);
   return {
     group: options.group,
@@ -173,12 +172,8 @@ function checkOrder(where: string, topic: Topic, order: "none" | "key", adapter:
       `${where} order "key" needs a topic with a key; give defineTopic("${topic.name}") a key function`,
     );
   }
-  requireCapability(
-    adapter.capabilities.ordering === "key",
-    adapter.name,
-    `does not keep order per key`,
-    `Use order "none".`,
-  );
+  if (adapter.capabilities.ordering === "key") return;
+  throw capabilityError(adapter.name, "does not keep order per key", `Use order "none".`);
 }
 
 function checkOnce(where: string, once: Once | undefined, store: Store | undefined): Once {

@@ -1,11 +1,11 @@
 /**
- * The one table of reserved header names, and the rules for the user's own. Header maps have no prototype, so a
+ * The one table of reserved header names, and the rules for the user's own. Header maps inherit nothing, so a
  * header called `constructor` or `toString` is only a name.
  */
 import { CodecError } from "./errors.ts";
 import { isPlainObject, show } from "./inspect.ts";
 
-/** Headers of a message: text by name. Made by `headerMap`, so there is no prototype. */
+/** Headers of a message: text by name. Made by `headerMap`, so nothing is inherited. */
 export type Headers = Readonly<Record<string, string>>;
 
 /** A change to headers: `undefined` removes the header. */
@@ -60,9 +60,16 @@ const reservedPattern =
 const valueLimit = 8 * 1024;
 const totalLimit = 32 * 1024;
 
-/** A map without prototype, from another one or from pairs. */
+/**
+ * Header maps inherit from an empty object, and that from nothing. Without any prototype they would be the same to users, but
+ * V8 makes such an object a hash table, which is several times slower to fill and to walk through.
+ */
+const HeaderMap = function HeaderMap() {} as unknown as { new (): Record<string, string>; prototype: object };
+HeaderMap.prototype = Object.freeze(Object.create(null) as object);
+
+/** A map that inherits nothing, from another one or from pairs. */
 export function headerMap(from: Iterable<readonly [string, string]> | Headers = []): Record<string, string> {
-  const map = Object.create(null) as Record<string, string>;
+  const map = new HeaderMap();
   if (Symbol.iterator in from) for (const [name, value] of from) map[name] = value;
   else for (const name of Object.keys(from)) map[name] = from[name] as string;
   return map;

@@ -13,34 +13,46 @@ export function createIdGenerator(
   fill: (bytes: Uint8Array<ArrayBuffer>) => void,
 ): () => string {
   let last = 0;
+  let lastHex = timeText(0);
   let counter = 0;
   const pool = new Uint8Array(8 * 256);
   let used = pool.length;
+  const setLast = (time: number): void => {
+    last = time;
+    lastHex = timeText(time);
+    counter = 0;
+  };
   return () => {
     const time = Math.floor(now());
-    if (time > last) {
-      last = time;
-      counter = 0;
-    } else if (++counter > 0xfff) {
-      last += 1;
-      counter = 0;
-    }
+    if (time > last) setLast(time);
+    else if (++counter > 0xfff) setLast(last + 1);
     if (used === pool.length) {
       fill(pool);
       used = 0;
     }
-    const random = pool.subarray(used, (used += 8));
-    return format(last, counter, random);
+    used += 8;
+    return lastHex + counterText(counter) + randomText(pool, used - 8);
   };
 }
 
-function format(time: number, counter: number, random: Uint8Array): string {
-  const timeHex = time.toString(16).padStart(12, "0");
-  const counterHex = counter.toString(16).padStart(3, "0");
-  const variant = hex[((random[0] ?? 0) & 0x3f) | 0x80];
-  let tail = "";
-  for (let i = 2; i < 8; i++) tail += hex[random[i] ?? 0];
-  return `${timeHex.slice(0, 8)}-${timeHex.slice(8)}-7${counterHex}-${variant}${hex[random[1] ?? 0]}-${tail}`;
+/** 48 bits, and the version. */
+function timeText(time: number): string {
+  const text = time.toString(16).padStart(12, "0");
+  return `${text.slice(0, 8)}-${text.slice(8)}-7`;
+}
+
+const hexDigit = "0123456789abcdef";
+
+/** 12 bits. */
+function counterText(counter: number): string {
+  return (hexDigit[counter >> 8] ?? "") + hex[counter & 0xff];
+}
+
+/** 62 bits, from eight bytes, after the variant. */
+function randomText(bytes: Uint8Array, at: number): string {
+  const byte = (i: number): string => hex[bytes[at + i] ?? 0] ?? "";
+  const variant = hex[((bytes[at] ?? 0) & 0x3f) | 0x80];
+  return `-${variant}${byte(1)}-${byte(2)}${byte(3)}${byte(4)}${byte(5)}${byte(6)}${byte(7)}`;
 }
 
 /** Longest id, in UTF-16 units. */

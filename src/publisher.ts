@@ -1,5 +1,5 @@
 /** What can publish: the bus, `bus.outbox(tx)` and a handler's context all implement `Publisher`. */
-import { type Capabilities, type Durability, durabilities, requireCapability } from "./capabilities.ts";
+import { type Capabilities, type Durability, capabilityError, durabilities } from "./capabilities.ts";
 import { type Duration, toMs } from "./duration.ts";
 import type { EnvelopeOptions } from "./envelope.ts";
 import { ConfigurationError, type MessagingError, type PublishError } from "./errors.ts";
@@ -155,16 +155,18 @@ export function checkPublishCapabilities(
   adapter: string,
   capabilities: Capabilities,
 ): void {
-  requireCapability(
-    capabilities.durability.includes(options.durability),
-    adapter,
-    `has no durability "${options.durability}"`,
-    `Use one of ${capabilities.durability.join(", ")}.`,
-  );
-  requireCapability(
-    options.delayMs <= capabilities.maxDelayMs,
-    adapter,
-    `delays at most ${capabilities.maxDelayMs} ms, asked for ${options.delayMs} ms`,
-    "Use a shorter delay, or keep the message in your own tables until it is due.",
-  );
+  if (!capabilities.durability.includes(options.durability)) {
+    throw capabilityError(
+      adapter,
+      `has no durability "${options.durability}"`,
+      `Use one of ${capabilities.durability.join(", ")}.`,
+    );
+  }
+  if (options.delayMs > capabilities.maxDelayMs) {
+    throw capabilityError(
+      adapter,
+      `delays at most ${capabilities.maxDelayMs} ms, asked for ${options.delayMs} ms`,
+      "Use a shorter delay, or keep the message in your own tables until it is due.",
+    );
+  }
 }
