@@ -29,12 +29,38 @@ export type Handler<Payload, Tx, Mode extends Once = Once> = (
   context: HandlerContext<Payload, TxOf<Tx, Mode>>,
 ) => unknown;
 
-export interface ConsumeOptions<
+/** Options of `bus.consume`. */
+export type ConsumeOptions<
   Payload = unknown,
   Tx = unknown,
   Keyed extends boolean = boolean,
   Mode extends Once = Once,
-> {
+> = HandlingOptions<Payload, Tx, Mode> & (UnorderedOptions | (Keyed extends false ? never : OrderedOptions));
+
+interface UnorderedOptions {
+  /** Messages come in any order. The default. */
+  readonly order?: "none" | undefined;
+  /** `"block"` needs `order: "key"`. */
+  readonly onExhausted?: "deadLetter" | undefined;
+}
+
+interface OrderedOptions {
+  /**
+   * Messages of one key one after another in the order they were sent, also under retry and over several instances. Needs a
+   * topic with a key.
+   */
+  readonly order: "key";
+  /**
+   * What becomes of a message that is out of attempts or too old. `"deadLetter"`: it leaves, and the next of its key is
+   * handled. `"block"`: its key waits for it, over restarts too, and other keys go on until the window (`prefetch`) is full of
+   * what waits. It is tried on by the backoff, at least a second apart, until the handler succeeds, throws `NonRetryableError`,
+   * or returns `deadLetter(…)` or `discard(…)`; each failure is a `blocked` event, and the check `lanes <topic>--<group>` of
+   * `bus.health()` is down meanwhile. A message without a key is dead-lettered. Default `"deadLetter"`.
+   */
+  readonly onExhausted?: "deadLetter" | "block" | undefined;
+}
+
+interface HandlingOptions<Payload, Tx, Mode extends Once> {
   /** The consumer group. Consumers of one group share the messages, each group gets them all. */
   readonly group: string;
   /** Handlers at once, 1..10000. Default 16. */
@@ -44,11 +70,6 @@ export interface ConsumeOptions<
    * with `order: "key"`.
    */
   readonly prefetch?: number | undefined;
-  /**
-   * `"key"`: messages of one key one after another in the order they were sent, also under retry and over several
-   * instances. Needs a topic with a key. Default `"none"`.
-   */
-  readonly order?: (Keyed extends false ? "none" : "none" | "key") | undefined;
   /** Longest run of one attempt; then its signal aborts and it counts as failed. Default: none. */
   readonly timeout?: Duration | undefined;
   readonly retry?: RetryOptions | undefined;
@@ -72,6 +93,7 @@ export interface CheckedConsumeOptions {
   readonly concurrency: number;
   readonly prefetch: number;
   readonly order: "none" | "key";
+  readonly onExhausted: "deadLetter" | "block";
   readonly timeoutMs: number | undefined;
   readonly policy: RetryPolicy;
   readonly once: Once;
@@ -86,6 +108,7 @@ const knownOptions = [
   "concurrency",
   "prefetch",
   "order",
+  "onExhausted",
   "timeout",
   "retry",
   "once",
@@ -129,6 +152,7 @@ export function checkConsumeOptions(
     concurrency,
     prefetch: checkInteger(`${where} prefetch`, options.prefetch ?? window, 1, 65_535),
     order,
+    onExhausted: checkOnExhausted(where, options.onExhausted ?? "deadLetter", order),
     timeoutMs:
       options.timeout === undefined ? undefined : toMs(options.timeout, `${where} timeout`, { min: 1 }),
     policy,
@@ -174,6 +198,19 @@ function checkOrder(where: string, topic: Topic, order: "none" | "key", adapter:
   }
   if (adapter.capabilities.ordering === "key") return;
   throw capabilityError(adapter.name, "does not keep order per key", `Use order "none".`);
+}
+
+function checkOnExhausted(
+  where: string,
+  onExhausted: "deadLetter" | "block",
+  order: "none" | "key",
+): "deadLetter" | "block" {
+  checkOneOf(`${where} onExhausted`, onExhausted, ["deadLetter", "block"]);
+  if (onExhausted === "deadLetter" || order === "key") return onExhausted;
+  throw new ConfigurationError(
+    "ERR_CONFIG",
+    `${where} onExhausted "block" needs order "key"; without order there is nothing to wait for`,
+  );
 }
 
 function checkOnce(where: string, once: Once | undefined, store: Store | undefined): Once {

@@ -43,6 +43,8 @@ export interface ConsumerHealth {
   readonly consuming: boolean;
   /** Deliveries handed over and not yet settled. */
   readonly inFlight: number;
+  /** With `onExhausted: "block"`: ids of the messages that are out of attempts and block their keys. */
+  readonly blockedBy?: readonly string[] | undefined;
   readonly error?: MessagingError | undefined;
 }
 
@@ -127,7 +129,10 @@ class RunningConsumer implements Consumer {
   }
 
   health(): ConsumerHealth {
-    return { consuming: false, ...this.#subscription?.health(), inFlight: this.#unsettled.size };
+    const health = { consuming: false, ...this.#subscription?.health(), inFlight: this.#unsettled.size };
+    if (this.#context.dispatch.onExhausted === "deadLetter") return health;
+    const blocking = [...this.#unsettled.values()].filter(({ blocks, lost }) => blocks && !lost);
+    return { ...health, blockedBy: blocking.map(({ message }) => message.id) };
   }
 
   async close(options: CloseOptions = {}): Promise<void> {
@@ -144,8 +149,10 @@ class RunningConsumer implements Consumer {
     const ordered = this.#context.spec.order === "key";
     for (const raw of raws) {
       const work = createWork(raw, this.#context.runtime);
+      const lane = ordered ? work.message.key : undefined;
+      work.behind = this.#lanes.isBusy(lane);
       this.#unsettled.set(raw, work);
-      this.#lanes.run(ordered ? work.message.key : undefined, (slot) => this.#process(work, slot));
+      this.#lanes.run(lane, (slot) => this.#process(work, slot));
     }
   }
 

@@ -16,7 +16,7 @@ import { type Once, storeError } from "./once.ts";
 import { type FailedAttempt, type Outcome, checkOutcome } from "./outcome.ts";
 import type { Publisher } from "./publisher.ts";
 import { jittered, retryLoop } from "./retry/loop.ts";
-import { type RetryPolicy, decide } from "./retry/policy.ts";
+import { type RetryPolicy, decide, longestDelayMs } from "./retry/policy.ts";
 import type { Topic } from "./topic.ts";
 import { type Work, infoOf, waitWith } from "./work.ts";
 
@@ -27,6 +27,8 @@ export interface DispatchContext {
   readonly policy: RetryPolicy;
   /** With `"key"` a message is retried where it is: deferring it would let later ones of its key pass. */
   readonly order: "none" | "key";
+  /** With `"block"` a message of a key that is out of attempts is tried on, and no other of its key before it. */
+  readonly onExhausted: "deadLetter" | "block";
   /** Waits shorter than this are spent in process. */
   readonly holdBelowMs: number;
   readonly timeoutMs: number | undefined;
@@ -57,12 +59,19 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     return dueInMs > maxDurationMs ? 0 : dueInMs;
   };
 
+  const isInPlace = (work: Work): boolean => context.order === "key" && work.message.key !== undefined;
+  const blocks = (work: Work): boolean => context.onExhausted === "block" && isInPlace(work);
+
+  /** That it seems to kill its process. One that waits behind another is not what runs. */
+  const crashLoop = ({ raw, behind }: Work): Error | undefined =>
+    raw.redeliveries >= context.crashLimit && !behind
+      ? new Error(`handed over ${raw.redeliveries} times without an end`)
+      : undefined;
+
   /** What to attempt: a payload of its own for each attempt, whatever the one before did to it; or why there is none. */
   const prepare = async (work: Work): Promise<{ readonly payload: unknown } | Outcome> => {
-    if (work.raw.redeliveries >= context.crashLimit) {
-      const error = new Error(`handed over ${work.raw.redeliveries} times without an end`);
-      return { kind: "deadLetter", reason: "crash-loop", error };
-    }
+    const error = crashLoop(work);
+    if (error !== undefined && !blocks(work)) return { kind: "deadLetter", reason: "crash-loop", error };
     try {
       return { payload: await decodePayload(topic, work.raw.message) };
     } catch (error) {
@@ -128,7 +137,7 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     work.firstFailureAt ??= runtime.now();
     work.failures += 1;
     const ageMs = Math.max(0, runtime.now() - work.firstFailureAt);
-    const failure = { ...failed, failures: work.failures, ageMs };
+    const failure = { ...failed, failures: work.failures, ageMs, blocks: blocks(work) };
     const random = runtime.random("jitter");
     try {
       return decide(failure, policy, random);
@@ -139,6 +148,11 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     }
   };
 
+  const emitRetry = (work: Work, { delayMs, error, blocks = false }: Outcome & { kind: "retry" }): void => {
+    work.blocks = blocks;
+    emit({ type: blocks ? "blocked" : "retry", delayMs, error, ...infoOf(work) });
+  };
+
   const attempt = async (work: Work, slot: Slot): Promise<Outcome> => {
     work.attempt = work.failures + work.redeliveries + 1;
     const attempted = await attemptOnce(work, slot);
@@ -146,17 +160,14 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     if (work.lost && attempted.kind === "failed") return { kind: "release" };
     if (work.cancel.signal.aborted && attempted.kind !== "ack") return { kind: "release" };
     const outcome = attempted.kind === "failed" ? judge(work, attempted) : attempted;
-    if (outcome.kind === "retry") {
-      const { delayMs, error } = outcome;
-      emit({ type: "retry", delayMs, error, ...infoOf(work) });
-    }
+    if (outcome.kind === "retry") emitRetry(work, outcome);
     if (outcome.kind === "later") emit({ type: "busy", delayMs: outcome.delayMs, ...infoOf(work) });
     return outcome;
   };
 
   /** Short waits, and all waits that keep the order of a key, are spent here; the message stays ours meanwhile. */
   const attemptUntilDecided = async (work: Work, slot: Slot): Promise<Outcome> => {
-    const inPlace = context.order === "key" && work.message.key !== undefined;
+    const inPlace = isInPlace(work);
     let last: Outcome | undefined;
     const run = async (): Promise<Outcome> => {
       last = await attempt(work, slot);
@@ -177,13 +188,26 @@ export function createDispatch(context: DispatchContext): (work: Work, slot: Slo
     }
   };
 
+  /** One that is never given up may kill the process again: first the others get some time. `false`: closing. */
+  const waitOutCrash = async (work: Work, slot: Slot): Promise<boolean> => {
+    const error = blocks(work) ? crashLoop(work) : undefined;
+    if (error === undefined) return true;
+    const delayMs = Math.min(Math.max(minCrashWaitMs, longestDelayMs(policy)), maxCrashWaitMs);
+    emitRetry(work, { kind: "retry", delayMs, error, blocks: true });
+    return waited(wait(work, slot, delayMs));
+  };
+
   return async (work, slot) => {
     const dueInMs = dueIn(work);
     if (dueInMs > 0 && dueInMs >= context.holdBelowMs) return { kind: "later", delayMs: dueInMs };
     if (dueInMs > 0 && !(await waited(wait(work, slot, dueInMs)))) return { kind: "release" };
-    return attemptUntilDecided(work, slot);
+    return (await waitOutCrash(work, slot)) ? attemptUntilDecided(work, slot) : { kind: "release" };
   };
 }
+
+/** How long a message that seems to kill its process, and blocks its lane, waits before it may do so again. */
+const minCrashWaitMs = 1_000;
+const maxCrashWaitMs = 600_000;
 
 /** How long to wait when the user's own policy gives no answer. */
 const fallbackDelayMs = 60_000;

@@ -52,6 +52,8 @@ export type BusEvent =
     }
   | ({ readonly type: "handled" } & DeliveryInfo)
   | ({ readonly type: "retry"; readonly delayMs: number; readonly error: unknown } & DeliveryInfo)
+  /** Out of attempts, with `onExhausted: "block"`: nothing else of its key is handled. Tried again after `delayMs`. */
+  | ({ readonly type: "blocked"; readonly delayMs: number; readonly error: unknown } & DeliveryInfo)
   | ({
       readonly type: "deadLettered";
       readonly reason: DeadLetterReason;
@@ -174,6 +176,7 @@ const levels: Record<BusEvent["type"], Level> = {
   publishRetry: "debug",
   handled: "debug",
   retry: "debug",
+  blocked: "error",
   deadLettered: "error",
   discarded: "info",
   duplicate: "debug",

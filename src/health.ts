@@ -14,13 +14,21 @@ export interface Health {
   readonly live: boolean;
   /** Connected, consuming and not closing. For `/readyz`. */
   readonly ready: boolean;
-  /** `adapter`, `store`, `relay` and `consumer <topic>--<group>`. */
+  /** `adapter`, `store`, `relay`, `consumer <topic>--<group>`, and `lanes <topic>--<group>` where `onExhausted` is `"block"`. */
   readonly checks: Readonly<Record<string, HealthCheck>>;
 }
 
 /** One check from what a part says of itself. */
 export function check(up: boolean, error: Error | undefined, critical: boolean): HealthCheck {
   return { status: up ? "up" : "down", critical, ...(error === undefined ? {} : { error: error.message }) };
+}
+
+/** Whether all keys of a group flow. One that is blocked is somebody's to look at; the process works on. */
+export function checkLanes(blockedBy: readonly string[]): HealthCheck {
+  if (blockedBy.length === 0) return check(true, undefined, false);
+  const shown = blockedBy.slice(0, 3).join(", ");
+  const more = blockedBy.length > 3 ? `, and ${blockedBy.length - 3} more` : "";
+  return check(false, new Error(`keys are blocked by messages out of attempts: ${shown}${more}`), false);
 }
 
 export function summarize(

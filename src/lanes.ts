@@ -12,6 +12,8 @@ export interface Slot {
 export interface Lanes {
   /** Runs `task` when its lane and a place are free. `lane` undefined: no lane to wait for. `task` must not reject. */
   run(lane: string | undefined, task: (slot: Slot) => Promise<void>): void;
+  /** Whether something of this lane runs or waits. */
+  isBusy(lane: string | undefined): boolean;
 }
 
 export function createLanes(concurrency: number): Lanes {
@@ -71,5 +73,6 @@ export function createLanes(concurrency: number): Lanes {
       lanes.set(lane, fresh);
       void runLane(lane, fresh);
     },
+    isBusy: (lane) => lane !== undefined && lanes.has(lane),
   };
 }

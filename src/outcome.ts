@@ -11,7 +11,13 @@ export type Outcome =
   | { readonly kind: "duplicate" }
   | { readonly kind: "discard"; readonly reason: string }
   /** Hand over again after `delayMs`; the attempt is counted. */
-  | { readonly kind: "retry"; readonly delayMs: number; readonly error: unknown }
+  | {
+      readonly kind: "retry";
+      readonly delayMs: number;
+      readonly error: unknown;
+      /** No attempt was left: the lane of its key stays blocked until one succeeds all the same. */
+      readonly blocks?: boolean;
+    }
   /** Hand over again after `delayMs`; no attempt is counted (not due yet, or somebody else is handling it). */
   | { readonly kind: "later"; readonly delayMs: number }
   /** Give back at once; no attempt is counted (shutdown). */
@@ -94,7 +100,7 @@ export function checkOutcome(value: unknown): Outcome {
     case "discard":
       return { kind: "discard", reason: String(reason) };
     case "deadLetter":
-      // Without `stored`: only the core knows that.
+      // Without `stored`, or `blocks`: only the core knows that.
       return { kind: "deadLetter", reason: String(reason), error: outcome.error };
     case "retry":
       if (timed) return { kind: "retry", delayMs, error: outcome.error };

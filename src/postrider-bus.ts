@@ -16,7 +16,7 @@ import { type DeadLetters, createDeadLetters } from "./dead-letters.ts";
 import type { EnvelopeContext } from "./envelope.ts";
 import { ConfigurationError, LifecycleError } from "./errors.ts";
 import type { EventListener, Logger } from "./events.ts";
-import { type Health, type HealthCheck, check, collectChecks, summarize } from "./health.ts";
+import { type Health, type HealthCheck, check, checkLanes, collectChecks, summarize } from "./health.ts";
 import { show } from "./inspect.ts";
 import { checkName, createNames } from "./names.ts";
 import { type Once, onceByLease, onceInTransaction, unprotected } from "./once.ts";
@@ -279,8 +279,10 @@ export class PostriderBus implements Bus {
       yield ["relay", check(error === undefined, error, false)];
     }
     for (const consumer of this.#consumers) {
-      const { consuming, error } = consumer.health();
-      yield [`consumer ${consumer.topic}--${consumer.group}`, check(consuming, error, true)];
+      const { consuming, error, blockedBy } = consumer.health();
+      const name = `${consumer.topic}--${consumer.group}`;
+      yield [`consumer ${name}`, check(consuming, error, true)];
+      if (blockedBy !== undefined) yield [`lanes ${name}`, checkLanes(blockedBy)];
     }
   }
 

@@ -25,6 +25,10 @@ export interface Work {
   readonly cancel: AbortController;
   /** The broker took it back: nothing may be started or waited for any more, and settling it there is stale. */
   lost: boolean;
+  /** It came behind others of its lane, so that it cannot be what ended an earlier hand-over. */
+  behind: boolean;
+  /** It is out of attempts, and its lane waits for it. */
+  blocks: boolean;
   /** Ends the wait under way, if there is one. */
   wake: (() => void) | undefined;
   /**
@@ -52,6 +56,8 @@ export function createWork(raw: RawDelivery, runtime: Runtime): Work {
     firstFailureAt: headerTime(headers, header.firstFailureAt),
     cancel: new AbortController(),
     lost: false,
+    behind: false,
+    blocks: false,
     wake: undefined,
     state: "waiting",
   };

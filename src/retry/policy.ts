@@ -49,6 +49,8 @@ export interface Failure {
   readonly ageMs: number;
   /** The handler's own delay, from `retryAfter`. */
   readonly delayMs?: number | undefined;
+  /** The lane of its key waits for it however often it fails: running out of attempts or of time does not end it. */
+  readonly blocks?: boolean | undefined;
 }
 
 /** Retry after how long, or dead letter why. `random` in [0, 1) is the jitter. */
@@ -61,11 +63,17 @@ export function decide(
   if (isNonRetryable(error) || (failure.delayMs === undefined && !policy.retryIf(error))) {
     return { kind: "deadLetter", reason: "non-retryable", error };
   }
-  if (failures >= policy.maxAttempts) return { kind: "deadLetter", reason: "exhausted", error };
+  const exhausted = failures >= policy.maxAttempts;
+  if (exhausted && failure.blocks !== true) return { kind: "deadLetter", reason: "exhausted", error };
   const delayMs = clampDelay(failure.delayMs ?? policy.backoff(failures, random));
-  if (ageMs + delayMs > policy.maxAgeMs) return { kind: "deadLetter", reason: "expired", error };
-  return { kind: "retry", delayMs, error };
+  const expired = ageMs + delayMs > policy.maxAgeMs;
+  if (!exhausted && !expired) return { kind: "retry", delayMs, error };
+  if (failure.blocks !== true) return { kind: "deadLetter", reason: "expired", error };
+  return { kind: "retry", delayMs: Math.max(delayMs, minBlockedDelayMs), error, blocks: true };
 }
+
+/** Attempts without an end: a backoff of nothing must not make them a busy loop. */
+const minBlockedDelayMs = 1_000;
 
 function isNonRetryable(error: unknown): boolean {
   return MessagingError.is(error) && error.code === "ERR_NON_RETRYABLE";

@@ -94,6 +94,18 @@ describe("the options of consume", () => {
     void bus.consume(Parsed, { group: "g", order: "key" }, () => undefined);
   });
 
+  it("let a message block its key only where there is an order", () => {
+    void bus.consume(Keyed, { group: "g", order: "key", onExhausted: "block" }, () => undefined);
+    void bus.consume(Keyed, { group: "g", order: "key", onExhausted: "deadLetter" }, () => undefined);
+    void bus.consume(Plain, { group: "g", onExhausted: "deadLetter" }, () => undefined);
+    // @ts-expect-error without order
+    void bus.consume(Keyed, { group: "g", onExhausted: "block" }, () => undefined);
+    // @ts-expect-error without order, said so
+    void bus.consume(Keyed, { group: "g", order: "none", onExhausted: "block" }, () => undefined);
+    // @ts-expect-error the topic has no key
+    void bus.consume(Plain, { group: "g", order: "key", onExhausted: "block" }, () => undefined);
+  });
+
   it("do not compile when they are misspelt, missing or of another kind", () => {
     // @ts-expect-error misspelt
     void bus.consume(Plain, { group: "g", prefech: 1 }, () => undefined);

@@ -186,4 +186,23 @@ describe("createLanes", () => {
       { numRuns: 50 },
     );
   });
+
+  it("knows which lanes are busy: those with a task that runs or waits", async () => {
+    const lanes = createLanes(1);
+    const [first, second] = [heldTask(), heldTask()];
+
+    lanes.run("a", first.task);
+    lanes.run("b", second.task);
+    assert.deepEqual(
+      ["a", "b", "c", undefined].map((lane) => lanes.isBusy(lane)),
+      [true, true, false, false],
+    );
+    first.end();
+    await turn();
+
+    assert.deepEqual(
+      ["a", "b"].map((lane) => lanes.isBusy(lane)),
+      [false, true],
+    );
+  });
 });

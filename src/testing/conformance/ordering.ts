@@ -1,6 +1,8 @@
 /** O: order per key, for consumers that ask for it. */
 import assert from "node:assert/strict";
+import type { Bus } from "../../bus.ts";
 import { nodeRuntime } from "../../clock.ts";
+import { constant } from "../../retry/backoff.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
@@ -38,6 +40,54 @@ export const ordering: readonly Scenario[] = [
       await recorder.waitFor(1_600 + keys.length * 3 * 2, "deliveries");
 
       for (const key of keys) assert.deepEqual(handled.get(key), [...Array(100).keys()], key);
+    },
+    unsupported,
+  ),
+
+  scenario(
+    "O2",
+    "a message out of attempts blocks its key, over a restart too, until it succeeds; other keys go on",
+    async (world) => {
+      const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 4 });
+      const retry = { maxAttempts: 2, backoff: constant(20) };
+      const options = { group: "g", order: "key", onExhausted: "block", retry } as const;
+      const handled: string[] = [];
+      const consume = async (mended: boolean): Promise<Bus> => {
+        const bus = await world.bus();
+        await world.consume(bus, topic, options, ({ key, n }) => {
+          if (key === "bad" && n === 0 && !mended) throw new Error("not now");
+          handled.push(`${key}-${n}`);
+        });
+        return bus;
+      };
+      const lanes = (bus: Bus): string | undefined => bus.health().checks[`lanes ${topic.name}--g`]?.status;
+      const good = Array.from({ length: 40 }, (_, n): Step => ({ key: `good-${n % 8}`, n }));
+      const bad = Array.from({ length: 3 }, (_, n): Step => ({ key: "bad", n }));
+
+      const first = await consume(false);
+      await first.publishAll(topic, [...bad, ...good]);
+      await eventually(() => assert.equal(handled.length, good.length));
+      // The second time: it was tried on after it had run out of attempts.
+      const blocked = (): number => world.events.filter(({ type }) => type === "blocked").length;
+      await eventually(() => assert.ok(blocked() >= 2));
+      assert.equal(lanes(first), "down");
+      assert.equal(first.health().ready, true);
+      await first.close();
+
+      const second = await consume(false);
+      const before = blocked();
+      await eventually(() => assert.ok(blocked() > before), 60_000);
+      await second.close({ timeout: 0 });
+      assert.deepEqual(
+        handled.filter((name) => name.startsWith("bad")),
+        [],
+      );
+
+      const third = await consume(true);
+      await eventually(() => assert.equal(handled.length, good.length + bad.length), 60_000);
+      assert.deepEqual(handled.slice(-3), ["bad-0", "bad-1", "bad-2"]);
+      assert.equal(lanes(third), "up");
+      assert.ok(!world.events.some(({ type }) => type === "deadLettered"));
     },
     unsupported,
   ),

@@ -72,6 +72,17 @@ describe("decide", () => {
     assert.equal(decide(failure({ delayMs: 5_000, failures: 2 }), policy, 0).kind, "deadLetter");
   });
 
+  it("tries a message on whose key waits for it, out of attempts or of time, and never at once", () => {
+    const policy = createRetryPolicy({ maxAttempts: 2, maxAge: "1h", backoff: (attempt) => attempt * 400 });
+    const blocked = (given: Partial<Failure>) => decide(failure({ ...given, blocks: true }), policy, 0);
+
+    assert.deepEqual(blocked({}), { kind: "retry", delayMs: 400, error });
+    assert.deepEqual(blocked({ failures: 2 }), { kind: "retry", delayMs: 1_000, error, blocks: true });
+    assert.deepEqual(blocked({ failures: 9 }), { kind: "retry", delayMs: 3_600, error, blocks: true });
+    assert.deepEqual(blocked({ ageMs: 3_600_000 }), { kind: "retry", delayMs: 1_000, error, blocks: true });
+    assert.equal(blocked({ error: new NonRetryableError("never") }).kind, "deadLetter");
+  });
+
   it("makes a usable delay of anything a backoff of the user's own, or a middleware, gives", () => {
     fc.assert(
       fc.property(fc.oneof(fc.double(), fc.constantFrom(NaN, -1, Infinity, -Infinity, 1e300)), (ms) => {
