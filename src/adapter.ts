@@ -141,7 +141,19 @@ export interface Subscription {
   /** Flushes what was settled, gives back what was not, leaves the group. */
   close(): Promise<void>;
   /** Whether it is receiving, or would be if there were messages. Cached, no I/O. */
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined };
+  health(): SubscriptionHealth;
+}
+
+export interface SubscriptionHealth {
+  /** `false` while the adapter knows that it does not receive, and mends that itself. */
+  readonly consuming: boolean;
+  readonly error?: MessagingError | undefined;
+  /**
+   * For how long nothing has shown that messages would arrive: no message, no "nothing there" from the broker, no reason not to
+   * ask. Below ten seconds in any health, with or without messages; 0 while it has no need to (window full, paused, standing
+   * by). When it says `consuming` and is silent for long, the core takes it for dead and subscribes anew.
+   */
+  readonly silentMs: number;
 }
 
 /** A dead letter as it is stored. */

@@ -9,6 +9,7 @@ import { type Lanes, type Slot, createLanes } from "./lanes.ts";
 import type { Outcome } from "./outcome.ts";
 import { checkKeys } from "./options.ts";
 import { createSettle } from "./settle.ts";
+import { subscribeWatched } from "./watched.ts";
 import { resolvesWithin } from "./within.ts";
 import { type Work, createWork, infoOf } from "./work.ts";
 
@@ -105,9 +106,10 @@ class RunningConsumer implements Consumer {
 
   async start(): Promise<void> {
     const { adapter, runtime, spec, dispatch } = this.#context;
-    const sink: DeliverySink = { deliver: (raws) => this.#deliver(raws), lost: (raws) => this.#lost(raws) };
-    const subscription = await adapter.subscribe(spec, sink);
     const { once, emit } = dispatch;
+    const sink: DeliverySink = { deliver: (raws) => this.#deliver(raws), lost: (raws) => this.#lost(raws) };
+    const onRenewed = (): void => this.#lost([...this.#unsettled.keys()]);
+    const subscription = await subscribeWatched({ adapter, runtime, spec, sink, emit, onRenewed });
     const leaving = this.#leaving.signal;
     const { maxDelayMs } = adapter.capabilities;
     this.#subscription = subscription;
@@ -129,7 +131,8 @@ class RunningConsumer implements Consumer {
   }
 
   health(): ConsumerHealth {
-    const health = { consuming: false, ...this.#subscription?.health(), inFlight: this.#unsettled.size };
+    const { consuming = false, error } = this.#subscription?.health() ?? {};
+    const health = { consuming, error, inFlight: this.#unsettled.size };
     if (this.#context.dispatch.onExhausted === "deadLetter") return health;
     const blocking = [...this.#unsettled.values()].filter(({ blocks, lost }) => blocks && !lost);
     return { ...health, blockedBy: blocking.map(({ message }) => message.id) };

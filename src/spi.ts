@@ -17,6 +17,7 @@ export type {
   StoredDeadLetter,
   SubscribeSpec,
   Subscription,
+  SubscriptionHealth,
   TopicSpec,
   Topology,
 } from "./adapter.ts";

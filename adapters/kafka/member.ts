@@ -1,6 +1,13 @@
 /** One member of a consumer group: a session at a time, and the next one whenever it is over. */
 import type { ConsumerGroupJoinEvent } from "kafkajs";
-import { type Cancel, type MessagingError, TransportError, jittered, retryLoop } from "../../src/spi.ts";
+import {
+  type Cancel,
+  type MessagingError,
+  type SubscriptionHealth,
+  TransportError,
+  jittered,
+  retryLoop,
+} from "../../src/spi.ts";
 import { type Partitions, fetchCommitted, fetchEnds } from "./cluster.ts";
 import type { TopicCommit } from "./commits.ts";
 import type { KafkaConnection } from "./connection.ts";
@@ -84,9 +91,10 @@ export class GroupMember {
   }
 
   /** Cached, no I/O. */
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined } {
-    const consuming = this.#memberId !== undefined && (this.#session?.silence ?? Infinity) < silentMs;
-    return { consuming, error: consuming ? undefined : this.#error };
+  health(): SubscriptionHealth {
+    const silence = this.#session?.silence ?? Infinity;
+    const consuming = this.#memberId !== undefined && silence < silentMs;
+    return { consuming, error: consuming ? undefined : this.#error, silentMs: silence };
   }
 
   /** Leaves the group. Bounded. */

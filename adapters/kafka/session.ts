@@ -63,7 +63,9 @@ export class Session {
   readonly #giveUp: (error: unknown) => void;
   #commit: EachBatchPayload["commitOffsetsIfNecessary"] | undefined;
   #cancelWatch: Cancel = () => undefined;
-  #lastSign: number;
+  /** When each broker last answered a fetch. */
+  readonly #fetched = new Map<string, number>();
+  #joinedAt: number;
   #joining = true;
   #ended = false;
 
@@ -71,7 +73,7 @@ export class Session {
     this.#connection = connection;
     this.#spec = spec;
     this.#client = connection.openClient();
-    this.#lastSign = connection.runtime.monotonic();
+    this.#joinedAt = connection.runtime.monotonic();
     const { consumer, cluster } = this.#create();
     this.#consumer = consumer;
     this.cluster = cluster;
@@ -87,9 +89,11 @@ export class Session {
     this.#watch();
   }
 
-  /** Milliseconds since the last sign of life. */
+  /** Milliseconds since the last sign of life: an answer to a fetch, of the broker that has been silent for longest. */
   get silence(): number {
-    return this.#connection.runtime.monotonic() - this.#lastSign;
+    const now = this.#connection.runtime.monotonic();
+    const cluster = this.cluster as Cluster & { getNodeIds(): readonly unknown[] };
+    return longestSilence(cluster.getNodeIds().map(String), this.#fetched, this.#joinedAt, now);
   }
 
   /** Resolves when it has joined, or when it has crashed: then `over` rejects. */
@@ -196,16 +200,15 @@ export class Session {
   #listen(): void {
     const { events } = this.#consumer;
     const { runtime } = this.#connection;
-    const sign = (): void => {
-      this.#lastSign = runtime.monotonic();
-    };
     this.#consumer.on(events.GROUP_JOIN, ({ payload }) => {
-      sign();
+      this.#joinedAt = runtime.monotonic();
       this.#joining = false;
       if (!this.#ended) this.#spec.onJoined(payload);
     });
-    this.#consumer.on(events.FETCH, sign);
-    this.#consumer.on(events.HEARTBEAT, sign);
+    // Not heartbeats: those of one broker's fetches go on while another's hang, and its partitions stand still.
+    this.#consumer.on(events.FETCH, ({ payload }) => {
+      this.#fetched.set(String(payload.nodeId), runtime.monotonic());
+    });
     this.#consumer.on(events.CRASH, ({ payload }) => this.#giveUp(payload.error));
     this.#consumer.on(events.STOP, () => {
       this.#cancelWatch();
@@ -228,4 +231,15 @@ export class Session {
     }
     this.#cancelWatch = runtime.setTimer(watchMs, () => this.#watch(), { unref: true });
   }
+}
+
+/** Each broker is fetched from on its own; one that has not been yet counts from the join. @internal */
+export function longestSilence(
+  brokers: readonly string[],
+  fetched: ReadonlyMap<string, number>,
+  joinedAt: number,
+  now: number,
+): number {
+  const signs = brokers.map((broker) => Math.max(joinedAt, fetched.get(broker) ?? joinedAt));
+  return now - Math.min(now, ...(signs.length === 0 ? [joinedAt] : signs));
 }

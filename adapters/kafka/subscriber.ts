@@ -7,6 +7,7 @@ import {
   type SettleResult,
   type SubscribeSpec,
   type Subscription,
+  type SubscriptionHealth,
   TransportError,
 } from "../../src/spi.ts";
 import { Commits } from "./commits.ts";
@@ -165,9 +166,9 @@ export class KafkaSubscription implements Subscription {
     return this.#closed;
   }
 
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined } {
-    const { consuming, error } = this.#member.health();
-    return { consuming: consuming && !this.#handOver.stopped, error: error ?? this.#commits.error };
+  health(): SubscriptionHealth {
+    const { consuming, error, silentMs } = this.#member.health();
+    return { consuming: consuming && !this.#handOver.stopped, error: error ?? this.#commits.error, silentMs };
   }
 
   async #close(): Promise<void> {

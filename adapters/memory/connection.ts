@@ -20,6 +20,8 @@ export interface MemoryConnection {
   group(spec: GroupSpec): GroupQueue;
   /** Calls back when the connection is cut. */
   onCut(listener: () => void): () => void;
+  /** Calls back when what there is now is to hang. */
+  onDeafened(listener: () => void): () => void;
   /** Runs `act` with the faults around it. */
   perform<T>(operation: MemoryOperation, act: () => T): Promise<Performed<T>>;
   close(): void;
@@ -34,6 +36,7 @@ type Performed<T> =
 export function createConnection(name: string | undefined): MemoryConnection {
   const broker = brokerOf(name);
   const listeners = new Set<() => void>();
+  const deafened = new Set<() => void>();
   let context: AdapterContext | undefined;
   let connected = false;
   let closed = false;
@@ -46,6 +49,9 @@ export function createConnection(name: string | undefined): MemoryConnection {
         context?.emit({ type: "disconnected", adapter: "memory", error: connectionLost() });
         for (const listener of listeners) listener();
         context?.emit({ type: "connected", adapter: "memory" });
+      },
+      deafen() {
+        for (const listener of deafened) listener();
       },
     },
     get context() {
@@ -72,6 +78,10 @@ export function createConnection(name: string | undefined): MemoryConnection {
     onCut(listener) {
       listeners.add(listener);
       return () => void listeners.delete(listener);
+    },
+    onDeafened(listener) {
+      deafened.add(listener);
+      return () => void deafened.delete(listener);
     },
     async perform(operation, act) {
       if (closed) return { kind: "failed", error: closedError() };

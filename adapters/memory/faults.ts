@@ -25,4 +25,6 @@ export interface MemoryFaults {
     | undefined;
   /** Cuts the connection: deliveries under way are lost and come again; it is mended at once, as far as `before` lets it. */
   disconnect(): void;
+  /** The subscriptions there are now receive nothing any more, and do not notice: what a reading loop does that hangs. */
+  deafen(): void;
 }

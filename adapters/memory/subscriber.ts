@@ -7,6 +7,7 @@ import type {
   SettleResult,
   SubscribeSpec,
   Subscription,
+  SubscriptionHealth,
 } from "../../src/spi.ts";
 import { patchHeaders } from "../../src/spi.ts";
 import { type Entry, type GroupQueue, ripen, wake } from "./broker.ts";
@@ -25,11 +26,13 @@ export class MemorySubscription implements Subscription {
   readonly #sink: DeliverySink;
   readonly #queue: GroupQueue;
   readonly #held = new Map<RawDelivery, Held>();
-  readonly #forgetCut: () => void;
+  readonly #forgetFaults: readonly (() => void)[];
   readonly #onClosed: (subscription: MemorySubscription) => void;
   #cancelTimer: Cancel = () => undefined;
   #state: "running" | "paused" | "stopped" = "running";
   #scheduled = false;
+  /** Since when it hangs. */
+  #deafSince: number | undefined;
 
   constructor(
     connection: MemoryConnection,
@@ -43,7 +46,10 @@ export class MemorySubscription implements Subscription {
     this.#sink = sink;
     this.#queue = connection.group(spec);
     this.#queue.wakers.add(this.#schedule);
-    this.#forgetCut = connection.onCut(() => this.#lose([...this.#held.keys()]));
+    this.#forgetFaults = [
+      connection.onCut(() => this.#lose([...this.#held.keys()])),
+      connection.onDeafened(() => (this.#deafSince ??= connection.context.runtime.monotonic())),
+    ];
     this.#schedule();
   }
 
@@ -101,14 +107,16 @@ export class MemorySubscription implements Subscription {
 
   async close(): Promise<void> {
     await this.stop();
-    this.#forgetCut();
+    for (const forget of this.#forgetFaults) forget();
     this.#cancelTimer();
     for (const [delivery, { entry }] of this.#held) this.#giveBack(delivery, entry);
     this.#onClosed(this);
   }
 
-  health(): { readonly consuming: boolean } {
-    return { consuming: this.#state !== "stopped" && this.#connection.connected };
+  health(): SubscriptionHealth {
+    const consuming = this.#state !== "stopped" && this.#connection.connected;
+    const now = this.#connection.context.runtime.monotonic();
+    return { consuming, silentMs: now - (this.#deafSince ?? now) };
   }
 
   /** Several wake-ups in one turn are one look at the queue. */
@@ -127,7 +135,7 @@ export class MemorySubscription implements Subscription {
       [...this.#held].filter(([, { leaseUntil }]) => leaseUntil <= now).map(([delivery]) => delivery),
     );
     const nextDue = ripen(this.#queue, now);
-    if (this.#state === "running") {
+    if (this.#state === "running" && this.#deafSince === undefined) {
       const deliveries = this.#take().map((entry) => this.#hold(entry, now));
       if (deliveries.length > 0) this.#sink.deliver(deliveries);
     }

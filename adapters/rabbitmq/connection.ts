@@ -13,6 +13,8 @@ export interface Session {
   readonly address: string;
   /** Aborted with a `MessagingError` when the connection has ended. */
   readonly ended: AbortSignal;
+  /** Ends it for this reason, without asking the server; the link makes another one. */
+  abandon(why: MessagingError): void;
   /** Why the server reads nothing that is published here (a memory or disk alarm), while it does not. */
   readonly blocked: string | undefined;
 }
@@ -127,10 +129,15 @@ export class Link {
     const ended = new AbortController();
     const { promise: over, resolve } = Promise.withResolvers<void>();
     let blocked: string | undefined;
+    let cause: unknown;
     const session: OpenSession = {
       model,
       address,
       ended: ended.signal,
+      abandon(why) {
+        cause = why;
+        destroy();
+      },
       get blocked() {
         return blocked;
       },
@@ -138,8 +145,7 @@ export class Link {
       destroy,
       over,
     };
-    let cause: unknown;
-    model.on("error", (error) => (cause = error));
+    model.on("error", (error) => (cause ??= error));
     model.on("handler-error", () => destroy());
     model.on("blocked", (reason) => {
       blocked = reason;

@@ -12,6 +12,7 @@ import { type OpenChannel, openChannel } from "./channel.ts";
 import type { Session } from "./connection.ts";
 import { channelError, closed } from "./errors.ts";
 import { redeliveriesOf, toWireMessage } from "./mapping.ts";
+import { Probe } from "./probe.ts";
 import { type Turn, takeTurn } from "./turn.ts";
 import { Unacked } from "./unacked.ts";
 
@@ -38,6 +39,7 @@ export class Stream {
   readonly #context: StreamContext;
   readonly #open: OpenChannel;
   readonly #unacked: Unacked;
+  readonly #probe: Probe;
   readonly #id: string;
   /** Handed over and not settled. */
   readonly #held = new Map<RawDelivery, { readonly tag: number; readonly since: number }>();
@@ -74,9 +76,17 @@ export class Stream {
     this.#open = open;
     this.#unacked = new Unacked(open.channel);
     this.#id = context.context.runtime.newId();
+    this.#probe = new Probe({
+      runtime: context.context.runtime,
+      channel: open.channel,
+      queue: context.queue,
+      isOpen: () => this.#wanted && this.#unacked.count < context.spec.prefetch,
+      onDead: (how) => this.#onDead(how),
+    });
     const { promise, resolve } = Promise.withResolvers<void>();
     this.over = promise;
     const end = (): void => {
+      this.#probe.stop();
       this.#lose();
       context.onEnd(this);
       // The next one's turn begins when the server has put back what we held. If the connection is gone, so is the turn.
@@ -96,6 +106,11 @@ export class Stream {
   /** Why it has ended. */
   get error(): MessagingError | undefined {
     return this.#open.ended.aborted ? (this.#open.ended.reason as MessagingError) : undefined;
+  }
+
+  /** For how long nothing has shown that messages would come. */
+  get silentMs(): number {
+    return this.#probe.silentMs;
   }
 
   /** Whether this delivery can still be settled here. */
@@ -212,10 +227,23 @@ export class Stream {
       return this.#open.abandon(new TransportError("ERR_BROKER", why));
     }
     const tag = message.fields.deliveryTag;
+    this.#probe.received();
     this.#unacked.add(tag);
     if (this.#stopped && !this.#ordered) return this.#giveBack([tag]);
     this.#waiting.push(message);
     this.#handOver();
+  }
+
+  /** A channel that does not even answer will not close either: then its connection ends, and with it what the channel holds. */
+  #onDead(how: "withheld" | "unanswered"): void {
+    const { session, queue } = this.#context;
+    const text =
+      how === "withheld"
+        ? `queue \`${queue}\` has messages, but none has come to its consumer`
+        : `the channel of queue \`${queue}\` is not answered any more`;
+    const error = new TransportError("ERR_CONNECTION_LOST", text);
+    if (how === "withheld") this.#open.abandon(error);
+    else session.abandon(error);
   }
 
   #handOver(): void {

@@ -8,6 +8,7 @@ import {
   type SettleResult,
   type SubscribeSpec,
   type Subscription,
+  type SubscriptionHealth,
   jittered,
   patchHeaders,
   retryLoop,
@@ -113,9 +114,9 @@ export class RabbitmqSubscription implements Subscription {
     return this.#closed;
   }
 
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined } {
+  health(): SubscriptionHealth {
     const consuming = this.#state !== "stopped" && this.#error === undefined;
-    return { consuming, error: this.#error };
+    return { consuming, error: this.#error, silentMs: this.#stream?.silentMs ?? 0 };
   }
 
   async #close(): Promise<void> {

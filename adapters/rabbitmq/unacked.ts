@@ -36,6 +36,10 @@ export class Unacked {
     for (const tag of this.#take(tags)) this.#channel.nack(messageOf(tag), false, true);
   }
 
+  get count(): number {
+    return this.#open.size;
+  }
+
   /** All that is open. */
   open(): readonly number[] {
     return [...this.#open];

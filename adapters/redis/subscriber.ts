@@ -8,6 +8,7 @@ import {
   type SettleResult,
   type SubscribeSpec,
   type Subscription,
+  type SubscriptionHealth,
   jittered,
   retryLoop,
 } from "../../src/spi.ts";
@@ -55,6 +56,8 @@ export class RedisSubscription implements Subscription {
   #vanished = false;
   #settledSinceTrim = false;
   #trimAt = 0;
+  /** When the read under way began: each ends within the time limit of its request. */
+  #readAt: number;
 
   constructor(
     connection: RedisConnection,
@@ -68,6 +71,7 @@ export class RedisSubscription implements Subscription {
     this.#spec = spec;
     this.#sink = sink;
     this.#onClosed = onClosed;
+    this.#readAt = runtime.monotonic();
     this.#window = new Window(spec.prefetch);
     this.#reports = createReports(connection, spec);
     this.#link = connection.openLink(`${topic.name}--${group}`, async (redis) => {
@@ -165,10 +169,12 @@ export class RedisSubscription implements Subscription {
     return this.#closed;
   }
 
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined } {
+  health(): SubscriptionHealth {
     const error = this.#error ?? this.#link.error ?? this.#connection.commands.error;
     const up = this.#link.up && this.#connection.commands.up;
-    return { consuming: this.#state !== "stopped" && up && error === undefined, error };
+    const reads = this.#state === "running" && this.#window.credit > 0;
+    const silentMs = reads ? this.#connection.runtime.monotonic() - this.#readAt : 0;
+    return { consuming: this.#state !== "stopped" && up && error === undefined, error, silentMs };
   }
 
   async #run(): Promise<void> {
@@ -215,7 +221,10 @@ export class RedisSubscription implements Subscription {
       // Nothing is awaited between here and the wait: whatever wakes it comes after.
       const { credit } = this.#window;
       if (signal.aborted || !this.#link.up || !commands.up) continue;
-      if (this.#state === "running" && credit > 0) return credit;
+      if (this.#state === "running" && credit > 0) {
+        this.#readAt = this.#connection.runtime.monotonic();
+        return credit;
+      }
       await new Promise<void>((resolve) => (this.#wake = resolve));
     }
     return 0;

@@ -44,17 +44,26 @@ export class Claimer {
   #stopped = false;
   #failures = 0;
   #error: MessagingError | undefined;
+  #lookedAt: number;
+  /** Waits for its turn to write: that may take as long as somebody's transaction. */
+  #waiting = false;
   #cancelTimer: Cancel = () => undefined;
 
   constructor(context: ClaimerContext, group: number) {
     this.#context = context;
     this.#group = group;
     this.#runtime = context.connection.context.runtime;
+    this.#lookedAt = this.#runtime.monotonic();
     this.#backoff = jittered(this.#runtime, "claim", 100, 10_000);
   }
 
   get error(): MessagingError | undefined {
     return this.#error;
+  }
+
+  /** Since it has looked, where it should. */
+  get silentMs(): number {
+    return this.#waiting || !this.#context.isRunning() ? 0 : this.#runtime.monotonic() - this.#lookedAt;
   }
 
   /** Several wake-ups in one turn, and those while it looks, are one more look. */
@@ -102,6 +111,7 @@ export class Claimer {
       waitMs = this.#backoff(this.#failures);
     }
     this.#again = false;
+    this.#lookedAt = this.#runtime.monotonic();
     this.#looking = undefined;
     if (!this.#stopped) this.#cancelTimer = this.#runtime.setTimer(waitMs, this.wake, { unref: true });
   }
@@ -126,6 +136,7 @@ export class Claimer {
     const limit = Math.min(Math.max(0, free() - this.#promised), claimLimit);
     if (!expired && !due && (!ready || limit === 0)) return false;
     this.#promised += limit;
+    this.#waiting = true;
     try {
       let reclaimed = false;
       const claimed = await connection.write(
@@ -141,6 +152,7 @@ export class Claimer {
       return reclaimed || due || claimed.claimed.length === limit;
     } finally {
       this.#promised -= limit;
+      this.#waiting = false;
     }
   }
 

@@ -3,11 +3,11 @@ import type {
   Cancel,
   DeliverySink,
   HeaderPatch,
-  MessagingError,
   RawDelivery,
   SettleResult,
   SubscribeSpec,
   Subscription,
+  SubscriptionHealth,
 } from "../../src/spi.ts";
 import { Claimer } from "./claimer.ts";
 import { type Claim, nothingClaimed } from "./claims.ts";
@@ -109,9 +109,9 @@ export class SqliteSubscription implements Subscription {
     if (this.#held.size > 0) await this.release([...this.#held.keys()]);
   }
 
-  health(): { readonly consuming: boolean; readonly error?: MessagingError | undefined } {
-    const { error } = this.#claimer;
-    return { consuming: this.#state !== "stopped" && error === undefined, error };
+  health(): SubscriptionHealth {
+    const { error, silentMs } = this.#claimer;
+    return { consuming: this.#state !== "stopped" && error === undefined, error, silentMs };
   }
 
   #take({ claimed, missing }: Claim): void {

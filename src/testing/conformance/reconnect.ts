@@ -139,4 +139,28 @@ export const reconnect: readonly Scenario[] = [
     },
     unsupported,
   ),
+  scenario(
+    "N8",
+    "a consumer that hears nothing any more, of a broker that seems to be there, is not ready until it does",
+    async (world) => {
+      const bus = await world.bus({ publishTimeout: "90s" });
+      const topic = world.topic<string>();
+      const recorder = await world.consume(bus, topic, { group: "g" });
+      await bus.publish(topic, "before");
+      await recorder.waitFor(1);
+      assert.equal(bus.health().ready, true);
+
+      const letThrough = await world.faults.holdReplies();
+      try {
+        await eventually(() => assert.equal(bus.health().ready, false), 60_000);
+      } finally {
+        await letThrough();
+      }
+
+      await bus.publish(topic, "after");
+      await recorder.waitFor(2);
+      await eventually(() => assert.equal(bus.health().ready, true), 60_000);
+    },
+    unsupported,
+  ),
 ];

@@ -90,11 +90,55 @@ export function consuming(): void {
     await eventually(() => expect(sink.texts()).toEqual(["one", "one"]));
 
     expect(sink.gone).toEqual([sink.delivered[0]]);
-    expect(subscription.health()).toEqual({ consuming: true, error: undefined });
+    expect(subscription.health()).toEqual({ consuming: true, error: undefined, silentMs: 0 });
     expect(events).toContainEqual(
       expect.objectContaining({ type: "warning", message: expect.stringContaining("timed out") as string }),
     );
     expect(JSON.stringify(events)).not.toContain("other settings");
+  });
+
+  describe("while its connection looks well, with heartbeats and all", () => {
+    /** Runs Erlang in the server with `Q` the queue of group `g`. */
+    const withQueue = (ctl: (...args: string[]) => void, topic: string, erlang: string): void =>
+      ctl(
+        "eval",
+        `{ok, Q} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"${topic}--g">>)), ${erlang}.`,
+      );
+    const ofConsumers = "C <- rabbit_amqqueue:consumers(Q)";
+
+    const deaf = [
+      {
+        what: "a channel that is not answered any more",
+        erlang: `[sys:suspend(element(1, C)) || ${ofConsumers}]`,
+        why: "is not answered any more",
+      },
+      {
+        what: "a consumer that the server has forgotten",
+        erlang: `[ra:process_command(amqqueue:get_pid(Q), rabbit_fifo:make_checkout({element(2, C), element(1, C)}, cancel, #{})) || ${ofConsumers}]`,
+        why: "none has come to its consumer",
+      },
+    ];
+    test.for(deaf)("$what is noticed, and replaced: what waits is handled", async (given, { skip }) => {
+      const ctl = controller() ?? skip();
+      const { bus } = openBus();
+      const topic = defineTopic<number>(unique("deaf"));
+      const handled = new Set<number>();
+      await bus.consume(topic, { group: "g" }, (n) => void handled.add(n));
+      await bus.publish(topic, 1);
+      await eventually(() => expect([...handled]).toEqual([1]));
+      expect(bus.health().ready).toBe(true);
+
+      withQueue(ctl, topic.name, given.erlang);
+      await bus.publish(topic, 2);
+
+      await eventually(() => {
+        const { ready, checks } = bus.health();
+        expect(ready).toBe(false);
+        expect(JSON.stringify(checks)).toContain(given.why);
+      }, 60_000);
+      await eventually(() => expect([...handled]).toEqual([1, 2]), 60_000);
+      await eventually(() => expect(bus.health().ready).toBe(true));
+    });
   });
 
   test("no more than the window is ever handed over, also over a pause", async () => {

@@ -36,7 +36,7 @@ describe("health", () => {
       subscribe: (async (spec, sink) => {
         const subscription = await broker.subscribe(spec, sink);
         subscriptions += 1;
-        if (subscriptions === 1) subscription.health = () => ({ consuming: false });
+        if (subscriptions === 1) subscription.health = () => ({ consuming: false, silentMs: 0 });
         return subscription;
       }) as typeof broker.subscribe,
     };
