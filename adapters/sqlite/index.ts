@@ -20,7 +20,7 @@ import {
 } from "../../src/spi.ts";
 import { SqliteConnection } from "./connection.ts";
 import { openCursor } from "./dead-letters.ts";
-import { publishBatch } from "./publisher.ts";
+import { maxDelayMs, publishBatch } from "./publisher.ts";
 import { createStore } from "./store.ts";
 import { SqliteSubscription } from "./subscriber.ts";
 
@@ -48,7 +48,7 @@ const capabilities: Capabilities = {
   settlement: "atomic",
   dedupe: true,
   durability: ["none", "accepted", "replicated"],
-  maxDelayMs: 365 * 86_400_000,
+  maxDelayMs,
   maxBytes: 64 * 1_048_576,
 };
 

@@ -15,6 +15,9 @@ import { groupId, topicId } from "./topology.ts";
 /** How long a message id, or an idempotency key, is remembered after its message was published. */
 const dedupeWindowMs = 10 * 60_000;
 
+/** Longest delay. */
+export const maxDelayMs: number = 365 * 86_400_000;
+
 export async function publishBatch(
   connection: SqliteConnection,
   batch: readonly OutgoingMessage[],
@@ -48,10 +51,10 @@ function add(sql: Sql, topic: string, outgoing: OutgoingMessage, now: number): P
   return { status: "accepted", durability };
 }
 
-/** When a delayed message is due; 0 is now. */
+/** When a delayed message is due; 0 is now, also for one that says it waits longer than any of ours can. */
 function dueAt({ headers }: WireMessage, now: number): number {
   const notBefore = headerTime(headers, header.notBefore) ?? 0;
-  return notBefore > now ? Math.ceil(notBefore) : 0;
+  return notBefore > now && notBefore - now <= maxDelayMs ? Math.ceil(notBefore) : 0;
 }
 
 /** `false`: published before, by its id or idempotency key. */
