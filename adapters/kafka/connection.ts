@@ -14,6 +14,7 @@ import { type Client, type ClientSetup, type KafkaJs, openClient } from "./clien
 import { type OpenCluster, openCluster } from "./cluster.ts";
 import { isNotYetKnown } from "./errors.ts";
 import { calmIdleLoop } from "./idle-loop.ts";
+import { collectHeadersAtOnce } from "./record-headers.ts";
 import { ControlKeeper } from "./keeper.ts";
 import type { CheckedOptions } from "./options.ts";
 import { type BrokerSettings, readBrokerSettings } from "./settings.ts";
@@ -87,6 +88,7 @@ export class KafkaConnection {
     if (this.ended.aborted) this.#notConnected();
     this.#library ??= (await loadPeer("kafkajs", () => import("kafkajs"))).default;
     calmIdleLoop(context.runtime);
+    collectHeadersAtOnce();
     const keeper = new ControlKeeper(this.#setup(controlRetry), context, this.ended);
     await keeper.start();
     this.#keeper = keeper;
