@@ -79,14 +79,18 @@ function copyOf(topic: Topic, payload: unknown): unknown {
 
 function encodeBody(topic: Topic, payload: unknown, maxBytes: number): Uint8Array {
   const body = callEncode(topic, payload);
-  if (body.byteLength > maxBytes) {
-    const [size, limit] = [body.byteLength, maxBytes].map((n) => n.toLocaleString("en-US"));
-    throw new CodecError(
-      "ERR_TOO_LARGE",
-      `payload for topic "${topic.name}" is ${size} > ${limit} bytes; store it elsewhere and send a reference (claim check)`,
-    );
-  }
+  checkSize(topic.name, body, maxBytes);
   return body;
+}
+
+/** Throws `ERR_TOO_LARGE`. */
+export function checkSize(topic: string, body: Uint8Array, maxBytes: number): void {
+  if (body.byteLength <= maxBytes) return;
+  const [size, limit] = [body.byteLength, maxBytes].map((n) => n.toLocaleString("en-US"));
+  throw new CodecError(
+    "ERR_TOO_LARGE",
+    `payload for topic "${topic}" is ${size} > ${limit} bytes; store it elsewhere and send a reference (claim check)`,
+  );
 }
 
 function callEncode(topic: Topic, payload: unknown): Uint8Array {

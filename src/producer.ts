@@ -4,7 +4,7 @@ import type { Adapter, OutgoingMessage, PublishResult, TopicSpec } from "./adapt
 import type { Runtime } from "./clock.ts";
 import { createCoalescer } from "./coalesce.ts";
 import { createDeadlines } from "./deadlines.ts";
-import { type EnvelopeContext, encode } from "./envelope.ts";
+import { type EnvelopeContext, checkSize, encode } from "./envelope.ts";
 import { MessagingError, PublishError, TransportError } from "./errors.ts";
 import type { EventListener } from "./events.ts";
 import { header, patchHeaders } from "./headers.ts";
@@ -71,7 +71,11 @@ export function createProducer(context: ProducerContext): Producer {
 
   /** One attempt; throws what makes it worth, or not worth, another. */
   const attempt = async (sending: Sending, turn: Turn): Promise<Accepted> => {
-    await context.ready(sending.outgoing.destination.topic);
+    const { destination, message } = sending.outgoing;
+    // An outbox may hold what was written for another broker. What goes to one group only has been on this one before.
+    if (destination.group === undefined && message.body !== null)
+      checkSize(destination.topic.name, message.body, adapter.capabilities.maxBytes);
+    await context.ready(destination.topic);
     const result = await turn.start(() => coalescer.push(sending));
     if (result.status === "accepted") return result;
     throw result.error;
