@@ -71,6 +71,10 @@ export async function openMysqlDatabase(options: MysqlDatabaseOptions = {}): Pro
     async reset() {
       await pool.query("TRUNCATE effects");
     },
+    async refuseInbox() {
+      await pool.query("RENAME TABLE postrider_inbox TO postrider_inbox_away");
+      return async () => void (await pool.query("RENAME TABLE postrider_inbox_away TO postrider_inbox"));
+    },
     async close() {
       // What a failed test has left behind.
       for (const connection of open) connection.destroy();

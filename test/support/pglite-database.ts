@@ -62,6 +62,10 @@ export async function openPgliteDatabase(
     async reset() {
       await pglite.query("TRUNCATE effects");
     },
+    async refuseInbox() {
+      await pglite.query("ALTER TABLE postrider.inbox RENAME TO inbox_away");
+      return async () => void (await pglite.query("ALTER TABLE postrider.inbox_away RENAME TO inbox"));
+    },
     async close() {
       await pglite.exec("DROP SCHEMA IF EXISTS postrider CASCADE; DROP TABLE effects");
       idle.push(pglite);

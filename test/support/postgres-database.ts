@@ -75,6 +75,10 @@ export async function openPostgresDatabase(
     async reset() {
       await pool.query("TRUNCATE effects");
     },
+    async refuseInbox() {
+      await pool.query("ALTER TABLE postrider.inbox RENAME TO inbox_away");
+      return async () => void (await pool.query("ALTER TABLE postrider.inbox_away RENAME TO inbox"));
+    },
     async close() {
       // What a failed test has left behind.
       for (const client of open) client.release(true);

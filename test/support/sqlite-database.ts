@@ -27,6 +27,12 @@ export async function openSqliteDatabase(path?: string): Promise<TestDatabase & 
         .all()
         .map(({ id }) => String(id)),
     reset: () => insist(() => reader.exec("DELETE FROM effects")),
+    async refuseInbox() {
+      const refusing = `CREATE TRIGGER refuse_inbox BEFORE INSERT ON postrider_inbox
+        BEGIN SELECT raise(ABORT, 'the inbox is refused'); END`;
+      await insist(() => reader.exec(refusing));
+      return () => insist(() => reader.exec("DROP TRIGGER refuse_inbox"));
+    },
     async close() {
       reader.close();
       if (folder !== undefined) await rm(folder, { recursive: true });

@@ -2,22 +2,12 @@
 import assert from "node:assert/strict";
 import type { Bus } from "../../bus.ts";
 import { json } from "../../codec.ts";
-import type { DeadLetter } from "../../dead-letters.ts";
+import { MessagingError } from "../../errors.ts";
 import { constant } from "../../retry/backoff.ts";
 import type { Topic } from "../../topic.ts";
 import { eventually } from "../eventually.ts";
+import { group, lettersOf } from "./letters.ts";
 import { type Scenario, scenario } from "./scenario.ts";
-
-const group = "g";
-
-/** The dead letters, once there are `count` of them. */
-function lettersOf<P>(bus: Bus, topic: Topic<P, P>, count: number): Promise<DeadLetter<P>[]> {
-  return eventually(async () => {
-    const letters = await Array.fromAsync(bus.deadLetters(topic, { group }).list());
-    assert.equal(letters.length, count);
-    return letters;
-  });
-}
 
 export const deadLetters: readonly Scenario[] = [
   scenario(
@@ -107,46 +97,6 @@ export const deadLetters: readonly Scenario[] = [
     assert.deepEqual(letters.map(({ message }) => message.id).toSorted(), ["another", "the-same"]);
   }),
 
-  scenario("X5", "redriven messages go back to their own group only, with attempts reset", async (world) => {
-    const bus = await world.bus();
-    const topic = world.topic<number>({ key: String });
-    let fixed = false;
-    const failing = await world.consume(
-      bus,
-      topic,
-      { group, holdBelow: 0, retry: { maxAttempts: 2, backoff: constant(20) } },
-      () => {
-        if (!fixed) throw new Error("not fixed yet");
-      },
-    );
-    const other = await world.consume(bus, topic, { group: "other" });
-    await bus.publishAll(topic, [1, 2, 3, 4], { headers: { tenant: "acme" } });
-    const letters = await lettersOf(bus, topic, 4);
-    await other.waitFor(4);
-    fixed = true;
-
-    const dlq = bus.deadLetters(topic, { group });
-    const ids = letters.filter(({ message }) => message.payload !== 4).map(({ message }) => message.id);
-    assert.deepEqual(await dlq.redrive({ ids, dryRun: true }), { matched: 3, redriven: 0 });
-    assert.deepEqual(await dlq.redrive({ ids, where: ({ attempts }) => attempts === 2 }), {
-      matched: 3,
-      redriven: 3,
-    });
-    await failing.waitFor(8 + 3, "deliveries");
-
-    const again = failing.received.slice(8);
-    assert.deepEqual(again.map(({ id }) => id).toSorted(), ids.toSorted());
-    for (const { attempt, payload, context } of again) {
-      assert.deepEqual([attempt, context.message.redrives, context.message.key], [1, 1, String(payload)]);
-      assert.deepEqual({ ...context.message.headers }, { tenant: "acme" });
-    }
-    assert.deepEqual(
-      (await lettersOf(bus, topic, 1)).map(({ message }) => message.payload),
-      [4],
-    );
-    assert.equal(other.received.length, 4, "another group got a redriven message");
-  }),
-
   scenario(
     "X4",
     "of two copies of a message, of which one would fail, either the effect remains or the dead letter, never both",
@@ -180,32 +130,36 @@ export const deadLetters: readonly Scenario[] = [
     },
   ),
 
-  scenario("X8", "what is redriven can be chosen by what is in it, and limited in number", async (world) => {
-    const bus = await world.bus();
-    const topic = world.topic<number>();
-    const again: number[] = [];
-    const retry = { maxAttempts: 1 };
-    await world.consume(bus, topic, { group, retry }, (payload, { message }) => {
-      if (message.redrives === 0) throw payload % 2 === 0 ? new RangeError("even") : new TypeError("odd");
-      again.push(payload);
-    });
-    await bus.publishAll(topic, [1, 2, 3, 4, 5, 6, 7, 8]);
-    await lettersOf(bus, topic, 8);
+  scenario(
+    "X9",
+    "a consumer whose dead letters have no place to go says so at start, or keeps its message until they have",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<string>();
+      await bus.declare({ groups: { [group]: [topic] } });
+      const accept = await world.faults.refuseDeadLetters(topic.name, group);
+      const options = { group, holdBelow: 0, retry: { maxAttempts: 1 } } as const;
+      const consume = (): Promise<unknown> =>
+        world.consume(bus, topic, options, () => {
+          throw new Error("always");
+        });
+      try {
+        const refused: unknown = await consume().then(
+          () => undefined,
+          (error: unknown) => error,
+        );
+        await bus.publish(topic, "one");
+        if (refused === undefined)
+          await eventually(() => assert.ok(world.events.some(({ type }) => type === "settleFailed")));
+        else assert.ok(MessagingError.is(refused) && refused.message.includes(topic.name));
+        await accept();
+        if (refused !== undefined) await consume();
+      } finally {
+        await accept().catch(() => undefined);
+      }
 
-    const dlq = bus.deadLetters(topic, { group });
-    const report = await dlq.redrive({ where: ({ error }) => error.name === "RangeError", limit: 3 });
-
-    assert.deepEqual(report, { matched: 3, redriven: 3 });
-    await eventually(() => assert.equal(again.length, 3));
-    assert.ok(again.every((payload) => payload % 2 === 0));
-    assert.equal(
-      (await lettersOf(bus, topic, 5)).filter(({ error }) => error.name === "RangeError").length,
-      1,
-    );
-    assert.deepEqual(await dlq.discard({ where: ({ error }) => error.name === "TypeError" }), {
-      matched: 4,
-      discarded: 4,
-    });
-    assert.equal((await lettersOf(bus, topic, 1))[0]?.error.name, "RangeError");
-  }),
+      const [letter] = await lettersOf(bus, topic, 1);
+      assert.equal(letter?.message.payload, "one");
+    },
+  ),
 ];

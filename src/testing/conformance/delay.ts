@@ -1,6 +1,8 @@
 /** L: a delayed message comes no earlier than asked for, and a delay that is none is refused. */
 import assert from "node:assert/strict";
 import { MessagingError } from "../../errors.ts";
+import { nodeRuntime } from "../../clock.ts";
+import { retryAfter } from "../../outcome.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
@@ -75,4 +77,75 @@ export const delay: readonly Scenario[] = [
       [2],
     );
   }),
+
+  scenario(
+    "L3",
+    "a delay longer than the broker can keep is refused at once when sent, and made of several when retried",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<string>();
+      const { maxDelayMs } = world.capabilities;
+      const day = 86_400_000;
+      const recorder = await world.consume(
+        bus,
+        topic,
+        { group: "g", holdBelow: 0, retry: { maxAge: "365d" } },
+        (payload) => (payload === "retried" ? retryAfter(Math.min(maxDelayMs + day, 364 * day)) : undefined),
+      );
+
+      await assert.rejects(
+        bus.publish(topic, "refused", { delay: maxDelayMs + 1 }),
+        (error) => MessagingError.is(error) && ["ERR_DELAY", "ERR_CAPABILITY"].includes(error.code),
+      );
+      await bus.publish(topic, "longest", { delay: maxDelayMs });
+      await bus.publish(topic, "retried");
+      await eventually(() => assert.equal(world.events.filter(({ type }) => type === "retry").length, 1));
+      await bus.publish(topic, "fence", { delay: "1s" });
+      await eventually(() => assert.ok(recorder.received.some(({ payload }) => payload === "fence")));
+
+      assert.deepEqual(recorder.received.map(({ payload }) => payload).toSorted(), ["fence", "retried"]);
+      assert.equal(
+        world.events.filter(({ type }) => type === "deadLettered" || type === "settleFailed").length,
+        0,
+      );
+    },
+  ),
+
+  scenario(
+    "L5",
+    "of a thousand messages with delays in no order all come, none before its time, in about the order they are due",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<number>();
+      const delayOf = (n: number): number => 500 + ((n * 7_919) % 1_000) * 4;
+      const due: { earliest: number; latest: number }[] = [];
+      const early: number[] = [];
+      const recorder = await world.consume(bus, topic, { group: "g", holdBelow: 0, concurrency: 50 }, (n) => {
+        if (nodeRuntime.monotonic() < (due[n]?.earliest ?? Infinity) - 5) early.push(n);
+      });
+
+      const count = 1_000;
+      const publish = async (n: number): Promise<void> => {
+        const at = { earliest: nodeRuntime.monotonic() + delayOf(n), latest: Infinity };
+        due[n] = at;
+        await bus.publish(topic, n, { delay: delayOf(n) });
+        at.latest = nodeRuntime.monotonic() + delayOf(n);
+      };
+      await Promise.all(Array.from({ length: count }, (_, n) => publish(n)));
+      await recorder.waitFor(count);
+
+      assert.deepEqual(early, []);
+      assert.equal(recorder.received.length, count);
+      const toleranceMs = 2_000;
+      let highest = 0;
+      for (const { payload } of recorder.received) {
+        const { earliest, latest } = due[payload] ?? assert.fail(`${payload} was never sent`);
+        assert.ok(
+          highest <= latest + toleranceMs,
+          `${payload} was overtaken by one due ${highest - latest} ms later`,
+        );
+        highest = Math.max(highest, earliest);
+      }
+    },
+  ),
 ];

@@ -5,15 +5,20 @@
  */
 import type { Backend, Scenario } from "./scenario.ts";
 import { backpressure } from "./backpressure.ts";
+import { clocks } from "./clocks.ts";
 import { deadLetters } from "./dead-letters.ts";
 import { delay } from "./delay.ts";
 import { delivery } from "./delivery.ts";
+import { foreign } from "./foreign.ts";
 import { groups } from "./groups.ts";
 import { idempotency } from "./idempotency.ts";
 import { limits } from "./limits.ts";
+import { observing } from "./observing.ts";
 import { ordering } from "./ordering.ts";
 import { outbox } from "./outbox.ts";
 import { reconnect } from "./reconnect.ts";
+import { redrive } from "./redrive.ts";
+import { relay } from "./relay.ts";
 import { retries } from "./retry.ts";
 import { settling } from "./settling.ts";
 import { shutdown } from "./shutdown.ts";
@@ -54,13 +59,18 @@ export const scenarios: Readonly<Record<string, readonly Scenario[]>> = {
   Settling: settling,
   Retry: retries,
   Delay: delay,
+  Clocks: clocks,
   "Dead letters": deadLetters,
+  Redrive: redrive,
   Idempotency: idempotency,
   Outbox: outbox,
+  Relay: relay,
   Backpressure: backpressure,
   Shutdown: shutdown,
   Reconnect: reconnect,
   Limits: limits,
+  "Foreign messages": foreign,
+  Observing: observing,
 };
 
 const timeoutMs = 120_000;

@@ -188,4 +188,18 @@ export const ordering: readonly Scenario[] = [
     },
     unsupported,
   ),
+
+  scenario(
+    "O6",
+    "asking for order of an adapter that keeps none is refused at start",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<Step>({ key: ({ key }) => key });
+
+      await assert.rejects(world.consume(bus, topic, { group: "g", order: "key" }), {
+        code: "ERR_CAPABILITY",
+      });
+    },
+    ({ ordering }) => (ordering === "key" ? "it keeps order per key (O1)" : undefined),
+  ),
 ];

@@ -29,7 +29,24 @@ export interface TestDatabase {
   effects(): Promise<readonly string[]>;
   /** Forgets all effects; called before each scenario. */
   reset(): Promise<void>;
+  /** From now on nothing can be entered into the store's inbox; the returned function ends that. */
+  refuseInbox(): Promise<() => Promise<void>>;
   close(): Promise<void>;
+}
+
+/** What a program that knows nothing of the library puts on the broker: no id, no attributes. */
+export interface ForeignMessage {
+  readonly body: Uint8Array;
+  /** Values may be any bytes. */
+  readonly headers?: Readonly<Record<string, string | Uint8Array>> | undefined;
+}
+
+/** Such a program, using the broker's own client where there is one. */
+export interface ForeignProducer {
+  /** Most bytes of headers that its client and its broker let it write on one message. */
+  readonly maxHeaderBytes: number;
+  /** Publishes in this order. The topic has been declared; `topic` is its name as the API has it. */
+  publish(topic: string, messages: readonly ForeignMessage[]): Promise<void>;
 }
 
 /** Faults of the broker and of the way to it. */
@@ -64,6 +81,7 @@ export interface Backend {
   adapter(): Adapter;
   readonly database: TestDatabase;
   readonly faults: TestFaults;
+  readonly foreign: ForeignProducer;
   /** Ends what `createBackend` started. Brokers that others use too go on. */
   close(): Promise<void>;
 }
@@ -88,11 +106,16 @@ export interface Recorder<Payload = unknown> {
 export interface World {
   readonly capabilities: Capabilities;
   readonly faults: TestFaults;
+  readonly foreign: ForeignProducer;
   readonly database: TestDatabase;
   /** Every event of every bus of this scenario. */
   readonly events: readonly BusEvent[];
-  /** A bus of its own on the same broker; `store: true` puts it over the database. */
-  bus(options?: Omit<BusOptions, "adapter" | "store"> & { readonly store?: boolean }): Promise<Bus>;
+  /** A bus of its own on the same broker; `store: true` puts it over the database, a function over what it makes of the store. */
+  bus(
+    options?: Omit<BusOptions, "adapter" | "store"> & {
+      readonly store?: boolean | ((store: Store) => Store);
+    },
+  ): Promise<Bus>;
   /** A topic nobody else uses. */
   topic<Payload>(options?: TopicOptions<Payload>): Topic<Payload, Payload>;
   /** Consumes with a recorder; `handler` runs after the recording. */

@@ -207,4 +207,44 @@ export const settling: readonly Scenario[] = [
       assert.equal(recorder.received.filter((one) => one.id === id).length, 1);
     },
   ),
+
+  scenario(
+    "A10",
+    "an acknowledgement that fails is no failure of the message: its attempts stay as many",
+    async (world) => {
+      const topic = world.topic<string>();
+      const bus = await world.bus();
+      const finish = Promise.withResolvers<void>();
+      const options = {
+        group: "g",
+        lease: "2s",
+        once: false,
+        holdBelow: 0,
+        retry: { maxAttempts: 2, backoff: constant(20) },
+      } as const;
+      const runs: string[] = [];
+      const recorder = await world.consume(bus, topic, options, async (payload) => {
+        if (payload === "fence") return;
+        runs.push("run");
+        if (runs.length === 1) await finish.promise;
+        // The one failure that a second delivery has: with the lost acknowledgement for another, it would be the last.
+        if (runs.length === 2) throw new Error("once");
+      });
+      const { id } = await bus.publish(topic, "one");
+      await recorder.waitFor(1);
+
+      await world.faults.cutConnections();
+      await bus.publish(topic, "fence");
+      await recorder.waitFor(2);
+      finish.resolve();
+
+      const count = (type: string): number =>
+        world.events.filter((event) => event.type === type && "messageId" in event && event.messageId === id)
+          .length;
+      await eventually(() => assert.equal(count("handled"), 1));
+      assert.equal(count("deadLettered"), 0);
+      assert.equal(count("retry"), runs.length > 1 ? 1 : 0);
+    },
+    ({ server, deliveryCount }) => (server || deliveryCount ? undefined : "no connection to lose"),
+  ),
 ];

@@ -25,13 +25,15 @@ export function openWorld(scenarioId: string, backend: Backend, module: string):
   return {
     capabilities: backend.adapter().capabilities,
     faults: backend.faults,
+    foreign: backend.foreign,
     database: backend.database,
     events,
     async bus({ store = false, ...options } = {}) {
+      const own = store === false ? undefined : await backend.database.store();
       const bus = createBus({
         ...options,
         adapter: backend.adapter(),
-        ...(store ? { store: await backend.database.store() } : {}),
+        store: own !== undefined && typeof store === "function" ? store(own) : own,
         drainTimeout: options.drainTimeout ?? "2s",
         onEvent: (event) => {
           events.push(event);

@@ -4,7 +4,7 @@
  */
 import kafkajs from "kafkajs";
 import { kafka } from "postrider/kafka";
-import type { Backend } from "postrider/testing";
+import type { Backend, ForeignMessage } from "postrider/testing";
 import { type Broker, broker } from "../../../scripts/brokers/index.ts";
 import { type FaultProxy, startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
@@ -38,6 +38,11 @@ export async function createBackend(): Promise<Backend> {
         const limit = await setTopicLimit(server.url, `${topic}--${group}--dead`, "1");
         return async () => void (await setTopicLimit(server.url, `${topic}--${group}--dead`, limit));
       },
+    },
+    foreign: {
+      // A topic takes a megabyte in one batch.
+      maxHeaderBytes: 800 * 1024,
+      publish: (topic, messages) => publishForeign(server.url, topic, messages),
     },
     async close() {
       if (proxy !== undefined) {
@@ -79,6 +84,25 @@ function remakeTopic(url: string, topic: string): Promise<void> {
     await admin.deleteTopics({ topics: [topic] });
     await admin.createTopics({ topics: [{ topic, numPartitions: topics[0]?.partitions.length ?? 1 }] });
   });
+}
+
+async function publishForeign(
+  url: string,
+  topic: string,
+  messages: readonly ForeignMessage[],
+): Promise<void> {
+  const { host } = new URL(url);
+  const producer = new kafkajs.Kafka({ brokers: [host], logLevel: kafkajs.logLevel.NOTHING }).producer();
+  await producer.connect();
+  for (const { headers = {}, body } of messages) {
+    const buffers = Object.entries(headers).map(([name, value]) => [name, Buffer.from(value)]);
+    const record = {
+      value: Buffer.from(body),
+      headers: Object.fromEntries(buffers) as Record<string, Buffer>,
+    };
+    await producer.send({ topic, messages: [record] });
+  }
+  await producer.disconnect();
 }
 
 /** Sets the largest batch of records a topic takes; resolves with what it was. */

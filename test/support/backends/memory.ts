@@ -3,6 +3,7 @@ import { TransportError } from "postrider";
 import type { Backend } from "postrider/testing";
 import { memory, type MemoryAdapter } from "postrider/memory";
 import { openSqliteDatabase } from "../sqlite-database.ts";
+import { bareProducer } from "./foreign.ts";
 
 export async function createBackend(): Promise<Backend> {
   const name = `conformance-${process.pid}-${performance.now()}`;
@@ -41,6 +42,7 @@ export async function createBackend(): Promise<Backend> {
         };
       },
     },
+    foreign: bareProducer(() => memory({ name })),
     close: () => database.close(),
   };
 }

@@ -45,6 +45,23 @@ export async function createBackend(): Promise<Backend> {
         return () => onChannel(server.url, async (channel) => void (await channel.deleteQueue(dead)));
       },
     },
+    foreign: {
+      // amqplib writes headers into 64 KiB.
+      maxHeaderBytes: 60 * 1024,
+      async publish(topic, messages) {
+        const connection = await amqplib.connect(server.url);
+        const channel = await connection.createConfirmChannel();
+        for (const { headers = {}, body } of messages) {
+          const table = Object.entries(headers).map(([name, value]) => [
+            name,
+            typeof value === "string" ? value : Buffer.from(value),
+          ]);
+          channel.publish(topic, "", Buffer.from(body), { headers: Object.fromEntries(table) });
+        }
+        await channel.waitForConfirms();
+        await connection.close();
+      },
+    },
     async close() {
       await proxy.close();
       await onChannel(server.url, (channel) => remove(channel, groups));

@@ -41,6 +41,17 @@ export async function createBackend(): Promise<Backend> {
         };
       },
     },
+    foreign: {
+      maxHeaderBytes: 2 * 1_048_576,
+      async publish(topic, messages) {
+        const client = new Redis(server.url);
+        for (const { headers = {}, body } of messages) {
+          const fields = Object.entries(headers).flatMap(([name, value]) => [name, Buffer.from(value)]);
+          await client.xadd(`{${topic}}`, "*", ...fields, "data", Buffer.from(body));
+        }
+        client.disconnect();
+      },
+    },
     async close() {
       await proxy.close();
       await database.close();

@@ -6,6 +6,7 @@ import { DatabaseSync } from "node:sqlite";
 import { sqlite } from "postrider/sqlite";
 import type { Backend } from "postrider/testing";
 import { insist, openSqliteDatabase } from "../sqlite-database.ts";
+import { bareProducer } from "./foreign.ts";
 
 export async function createBackend(): Promise<Backend> {
   const folder = await mkdtemp(join(tmpdir(), "postrider-sqlite-"));
@@ -44,6 +45,7 @@ export async function createBackend(): Promise<Backend> {
         return () => change("DROP TRIGGER refuse_dead_letters");
       },
     },
+    foreign: bareProducer(() => sqlite({ path })),
     async close() {
       await database.close();
       await rm(folder, { recursive: true });
