@@ -10,7 +10,7 @@ const readme = new URL("../README.md", import.meta.url);
 const begin = "<!-- guarantees: written by `npm run guarantees` -->\n";
 const end = "<!-- end of guarantees -->";
 
-const adapters: readonly (readonly [string, string])[] = [
+export const adapters: readonly (readonly [string, string])[] = [
   ["SQLite", "sqlite:./unused.db"],
   ["RabbitMQ", "amqp://localhost"],
   ["Kafka", "kafka://localhost"],
