@@ -141,7 +141,7 @@ describe("a server of our own", () => {
   });
 });
 
-test("kills, restarts and leaves nothing of the other servers behind", { timeout: 60_000 }, async () => {
+test("kills, restarts and leaves nothing of the other servers behind", { timeout: 120_000 }, async () => {
   const names = ["rabbitmq", "kafka", "postgres", "mariadb"] as const;
   const servers = names.map((name) => broker(name));
 

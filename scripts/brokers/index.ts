@@ -12,13 +12,15 @@ import { instanceOf, type Instance, type Status } from "./instance.ts";
 import { kafka, kafka39, proxiedPorts, type ProxiedPorts } from "./kafka.ts";
 import { mariadb } from "./mariadb.ts";
 import { postgres } from "./postgres.ts";
-import { rabbitmq } from "./rabbitmq.ts";
-import { redis } from "./redis.ts";
+import { rabbitmq, rabbitmq4, rabbitmq43 } from "./rabbitmq.ts";
+import { readRecord } from "./record.ts";
+import { redis, redis8, valkey8 } from "./redis.ts";
+import { certificatesOf, login, type SecureDoor } from "./secure.ts";
 import type { Server } from "./server.ts";
-import { givenUrl, placeOf, urlVariable, type BrokerName } from "./settings.ts";
+import { allBrokerNames, givenUrl, placeOf, urlVariable, type BrokerName } from "./settings.ts";
 
 export { allBrokerNames, brokerNames } from "./settings.ts";
-export type { BrokerName };
+export type { BrokerName, SecureDoor };
 
 export type Broker = {
   readonly name: BrokerName;
@@ -31,6 +33,8 @@ export type Broker = {
    * connections run through the proxy. Undefined for other servers and for a given one.
    */
   readonly proxied: ProxiedPorts | undefined;
+  /** Where it takes TLS and a login only. Undefined for a given server, one in a container, and a database. */
+  secure(): SecureDoor | undefined;
   /** Starts the server unless it is up already; resolves when it answers. */
   up(): Promise<void>;
   /** Stops the server with all its helpers and removes its data, unless told to keep that. */
@@ -53,9 +57,13 @@ export type Broker = {
 
 const servers: Readonly<Record<BrokerName, Server>> = {
   rabbitmq,
+  "rabbitmq@4": rabbitmq4,
+  "rabbitmq@4.3": rabbitmq43,
   kafka,
   "kafka@3.9": kafka39,
   redis,
+  "redis@8": redis8,
+  "valkey@8": valkey8,
   postgres,
   mariadb,
 };
@@ -65,9 +73,30 @@ export function broker(name: BrokerName): Broker {
   const given = givenUrl(name);
   if (given) return givenBroker(name, given);
   const server = servers[name];
-  const { port } = placeOf(name);
+  const place = placeOf(name);
+  const { port } = place;
   const proxied = name === "kafka" || name === "kafka@3.9" ? proxiedPorts(port) : undefined;
-  return { name, url: server.url(port), ours: true, proxied, ...named(name, instanceOf(server)) };
+  const secure = (): SecureDoor | undefined => {
+    if (!server.secureUrl || readRecord(place)?.container) return undefined;
+    return { url: server.secureUrl(port), ...login, certificates: certificatesOf(place) };
+  };
+  return { name, url: server.url(port), ours: true, proxied, secure, ...named(name, instanceOf(server)) };
+}
+
+/** The version that tests shall use, as in `POSTRIDER_REDIS=valkey@8`; the usual one if nothing is said. */
+export function chosenBroker(kind: "rabbitmq" | "kafka" | "redis"): Broker {
+  const variable = `POSTRIDER_${kind.toUpperCase()}`;
+  const given = process.env[variable] || kind;
+  const choices = versionsOf(kind);
+  const name = choices.find((each) => each === given);
+  if (name === undefined) throw new Error(`${variable} is "${given}": it may be ${choices.join(", ")}.`);
+  return broker(name);
+}
+
+/** The usual one first. */
+export function versionsOf(kind: "rabbitmq" | "kafka" | "redis"): readonly BrokerName[] {
+  const isOne = (name: BrokerName): boolean => name === kind || name.startsWith(`${kind}@`);
+  return allBrokerNames.filter((name) => isOne(name) || (kind === "redis" && name.startsWith("valkey@")));
 }
 
 function givenBroker(name: BrokerName, url: string): Broker {
@@ -79,6 +108,7 @@ function givenBroker(name: BrokerName, url: string): Broker {
     url,
     ours: false,
     proxied: undefined,
+    secure: () => undefined,
     start: refuse,
     stop: refuse,
     kill: refuse,

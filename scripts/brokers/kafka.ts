@@ -6,8 +6,9 @@ import { fetchKafka, kafkaJars, maven } from "./kafka-jars.ts";
 import { talk } from "./probe.ts";
 import { find, type Program } from "./programs.ts";
 import { run } from "./run.ts";
+import { certificatesOf, login, makeCertificates, openssl } from "./secure.ts";
 import type { Server } from "./server.ts";
-import type { BrokerName } from "./settings.ts";
+import type { BrokerName, Place } from "./settings.ts";
 
 /** Where a fault proxy of a test comes in: it listens on `advertised` and forwards to `listen`. */
 export type ProxiedPorts = { readonly listen: number; readonly advertised: number };
@@ -42,12 +43,15 @@ function kafkaServer(name: BrokerName, version: string, logging: string): Server
     stopSignal: "SIGTERM",
     readyWithinMs: 60_000,
     url: (port) => `kafka://127.0.0.1:${port}`,
-    programs: () => (existsSync(kafkaJars(version)) ? [java] : [java, maven]),
+    secureUrl: (port) => `kafka://127.0.0.1:${securePort(port)}`,
+    programs: () => [openssl, java, ...(existsSync(kafkaJars(version)) ? [] : [maven])],
 
-    prepare: async ({ home, port }) => {
+    prepare: async (place) => {
+      const { home } = place;
       await fetchKafka(name, version);
       await mkdir(home, { recursive: true });
-      await writeFile(join(home, "server.properties"), properties(port));
+      await makeCertificates(certificatesOf(place));
+      await writeFile(join(home, "server.properties"), properties(place));
       await writeFile(join(home, "log4j.properties"), log4jProperties);
       if (existsSync(join(home, "data"))) return;
       // Formatted aside and renamed: an interrupted format must not look like a log folder.
@@ -56,7 +60,12 @@ function kafkaServer(name: BrokerName, version: string, logging: string): Server
       await mkdir(fresh);
       const tool = [...jvm, "-cp", join(kafkaJars(version), "*"), "kafka.tools.StorageTool"];
       const format = ["format", "-t", clusterId, "-c", join(home, "server.properties")];
-      await run(find(java), [...tool, ...format], { cwd: fresh, env: environment, timeoutMs: 60_000 });
+      const user = `SCRAM-SHA-512=[name=${login.username},password=${login.password}]`;
+      await run(find(java), [...tool, ...format, "--add-scram", user], {
+        cwd: fresh,
+        env: environment,
+        timeoutMs: 60_000,
+      });
       await rename(join(fresh, "data"), join(home, "data"));
       await rm(fresh, { recursive: true });
     },
@@ -75,17 +84,27 @@ function kafkaServer(name: BrokerName, version: string, logging: string): Server
 
 const environment = { PATH: process.env["PATH"] ?? "", LC_ALL: "C.UTF-8" };
 
-function properties(port: number): string {
+function securePort(port: number): number {
+  return port + 4;
+}
+
+function properties({ home, port }: Place): string {
   const { listen, advertised } = proxiedPorts(port);
+  const certificates = certificatesOf({ home });
+  const scram = "org.apache.kafka.common.security.scram.ScramLoginModule";
   const controller = port + 1;
   return `\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:${controller}
-listeners=PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller},PROXIED://127.0.0.1:${listen}
-advertised.listeners=PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${advertised}
+listeners=PLAINTEXT://127.0.0.1:${port},CONTROLLER://127.0.0.1:${controller},PROXIED://127.0.0.1:${listen},SECURE://127.0.0.1:${securePort(port)}
+advertised.listeners=PLAINTEXT://127.0.0.1:${port},PROXIED://127.0.0.1:${advertised},SECURE://127.0.0.1:${securePort(port)}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT,SECURE:SASL_SSL
+listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.secure.scram-sha-512.sasl.jaas.config=${scram} required;
+ssl.keystore.type=PEM
+ssl.keystore.location=${join(certificates, "server-chain.pem")}
 inter.broker.listener.name=PLAINTEXT
 # Relative to the working folder.
 log.dirs=data

@@ -10,7 +10,7 @@ usage: npm run brokers -- up [name…]            start, print the URLs; nothing
        npm run brokers -- status [name…]
 
 names: ${allBrokerNames.join(", ")}. Without one: ${brokerNames.join(", ")}
-       (down and status: kafka@3.9 too, if it was ever started).
+       (down and status: also the others that were ever started).
 `;
 
 const verbs: Readonly<Record<string, (names: readonly BrokerName[], keep: boolean) => Promise<void>>> = {

@@ -1,10 +1,12 @@
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { access, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { amqpProbe } from "./amqp.ts";
+import { fetchUnpacked, unpacking, within, type Unpacked } from "./debian.ts";
 import { find, type Program } from "./programs.ts";
-import type { Server } from "./server.ts";
-import type { Place } from "./settings.ts";
+import { certificatesOf, login, makeCertificates, openssl } from "./secure.ts";
+import type { Command, Server } from "./server.ts";
+import type { BrokerName, Place } from "./settings.ts";
 
 const rabbitmqServer: Program = {
   name: "rabbitmq-server",
@@ -15,7 +17,9 @@ const rabbitmqServer: Program = {
 };
 const epmd: Program = { name: "epmd", debian: ["erlang-base"], brew: "erlang" };
 
-const configuration = `\
+function configuration({ port, home }: Place): string {
+  const file = (name: string): string => join(certificatesOf({ home }), name);
+  return `\
 loopback_users.guest = true
 vm_memory_high_watermark.absolute = 1GiB
 disk_free_limit.absolute = 200MB
@@ -23,7 +27,36 @@ consumer_timeout = 1800000
 log.file = false
 log.console = true
 log.console.level = warning
+load_definitions = ${join(home, "definitions.json")}
+listeners.ssl.1 = 127.0.0.1:${securePort(port)}
+ssl_options.cacertfile = ${file("ca.pem")}
+ssl_options.certfile = ${file("server.pem")}
+ssl_options.keyfile = ${file("server.key")}
+ssl_options.verify = verify_none
 `;
+}
+
+/** The users; with definitions the server makes none of its own. */
+function definitions(): string {
+  const user = (name: string, password: string, tags: string): object => {
+    const salt = randomBytes(4);
+    const hash = createHash("sha256").update(salt).update(password).digest();
+    const hashing_algorithm = "rabbit_password_hashing_sha256";
+    return { name, password_hash: Buffer.concat([salt, hash]).toString("base64"), hashing_algorithm, tags };
+  };
+  const all = (name: string): object => ({
+    user: name,
+    vhost: "/",
+    configure: ".*",
+    write: ".*",
+    read: ".*",
+  });
+  return JSON.stringify({
+    users: [user("guest", "guest", "administrator"), user(login.username, login.password, "")],
+    vhosts: [{ name: "/" }],
+    permissions: [all("guest"), all(login.username)],
+  });
+}
 
 /**
  * A hop between queues that finds its target not up yet, as happens when a time-out ends while the server starts, is tried
@@ -31,41 +64,63 @@ log.console.level = warning
  */
 const advanced = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}].\n";
 
-export const rabbitmq: Server = {
-  name: "rabbitmq",
-  ports: 3,
-  stopSignal: "SIGTERM",
-  readyWithinMs: 90_000,
-  url: (port) => `amqp://127.0.0.1:${port}`,
-  programs: () => [rabbitmqServer, epmd],
+export const rabbitmq: Server = server("rabbitmq");
+export const rabbitmq4: Server = server("rabbitmq@4", "trixie");
+export const rabbitmq43: Server = server("rabbitmq@4.3", "forky");
 
-  prepare: async ({ home }) => {
-    await mkdir(home, { recursive: true });
-    await writeFile(join(home, "rabbitmq.conf"), configuration);
-    await writeFile(join(home, "advanced.config"), advanced);
-    await writeFile(join(home, "enabled_plugins"), "[].\n");
-    const cookie = join(home, ".erlang.cookie");
-    // Made once: Erlang refuses a cookie that others can read.
-    const exists = await access(cookie).then(
-      () => true,
-      () => false,
-    );
-    if (!exists) await writeFile(cookie, randomBytes(16).toString("hex"), { mode: 0o600 });
-  },
+/** The system's own version, or that of a Debian release. */
+function server(name: BrokerName, release?: string): Server {
+  // What its scripts call is taken for granted in Debian, so that no package depends on it.
+  const packages = ["rabbitmq-server", "dash", "coreutils", "grep", "sed"];
+  const unpacked: Unpacked | undefined = release === undefined ? undefined : { name, release, packages };
+  const command = (program: Program, known: string, more: Omit<Command, "file">): Command =>
+    unpacked ? within(unpacked, { file: known, ...more }) : { file: find(program), ...more };
+  return {
+    name,
+    ports: 4,
+    stopSignal: "SIGTERM",
+    readyWithinMs: 90_000,
+    url: (port) => `amqp://127.0.0.1:${port}`,
+    secureUrl: (port) => `amqps://127.0.0.1:${securePort(port)}`,
+    programs: () => [openssl, ...(unpacked ? unpacking : [rabbitmqServer, epmd])],
 
-  // The server would start an epmd by itself, as a daemon that nobody ends. Ours it finds and uses.
-  helper: (place) => ({
-    file: find(epmd),
-    args: ["-address", "127.0.0.1", "-port", `${epmdPort(place)}`],
-    env: {},
-    cwd: place.home,
-    port: epmdPort(place),
-  }),
+    prepare: async (place) => {
+      const { home } = place;
+      if (unpacked) await fetchUnpacked(unpacked);
+      await mkdir(home, { recursive: true });
+      await makeCertificates(certificatesOf(place));
+      await writeFile(join(home, "rabbitmq.conf"), configuration(place));
+      await writeFile(join(home, "definitions.json"), definitions());
+      await writeFile(join(home, "advanced.config"), advanced);
+      await writeFile(join(home, "enabled_plugins"), "[].\n");
+      const cookie = join(home, ".erlang.cookie");
+      // Made once: Erlang refuses a cookie that others can read.
+      const exists = await access(cookie).then(
+        () => true,
+        () => false,
+      );
+      if (!exists) await writeFile(cookie, randomBytes(16).toString("hex"), { mode: 0o600 });
+    },
 
-  command: (place) => ({ file: find(rabbitmqServer), args: [], env: environment(place), cwd: place.home }),
+    // The server would start an epmd by itself, as a daemon that nobody ends. Ours it finds and uses.
+    helper: (place) => {
+      const args = ["-address", "127.0.0.1", "-port", `${epmdPort(place)}`];
+      const how = { args, env: {}, cwd: place.home };
+      return { ...command(epmd, "/usr/bin/epmd", how), port: epmdPort(place) };
+    },
 
-  probe: amqpProbe,
-};
+    command: (place) => {
+      const how = { args: [], env: environment(place), cwd: place.home };
+      return command(rabbitmqServer, "/usr/lib/rabbitmq/bin/rabbitmq-server", how);
+    },
+
+    probe: amqpProbe,
+  };
+}
+
+function securePort(port: number): number {
+  return port + 3;
+}
 
 function epmdPort({ port }: Place): number {
   return port + 2;

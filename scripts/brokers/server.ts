@@ -17,6 +17,8 @@ export type Server = {
   /** How many ports, from the first one on, it listens on. */
   readonly ports: number;
   url(port: number): string;
+  /** Where it takes TLS and a login only, without the login; a server in a container has no such door. */
+  secureUrl?(port: number): string;
   /** The programs it cannot be started without. */
   programs(): readonly Program[];
   /** Writes the configuration, and an empty data folder if there is none; existing data stays. */

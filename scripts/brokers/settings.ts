@@ -3,25 +3,29 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
-export type BrokerName = "rabbitmq" | "kafka" | "kafka@3.9" | "redis" | "postgres" | "mariadb";
+// Far from the default ports (a system service must never be mistaken for ours) and below the range from
+// which kernels hand out client ports: 32768 and up on Linux, 49152 and up elsewhere.
+const defaultPorts = {
+  rabbitmq: 21672, // then 21673 between nodes, 21674 epmd, 21675 TLS
+  "rabbitmq@4": 21772, // likewise
+  "rabbitmq@4.3": 21872,
+  kafka: 21092, // then 21093 controller, 21094 and 21095 for a proxy, 21096 TLS
+  "kafka@3.9": 21192, // likewise
+  redis: 21379, // then 21380 TLS
+  "redis@8": 21479, // likewise
+  "valkey@8": 21579,
+  postgres: 21432,
+  mariadb: 21306,
+} as const;
 
-/** What `up` starts when no name is given; `kafka@3.9` is started by name only. */
+export type BrokerName = keyof typeof defaultPorts;
+
+/** What `up` starts when no name is given; the others are started by name only. */
 export const brokerNames: readonly BrokerName[] = ["rabbitmq", "kafka", "redis", "postgres", "mariadb"];
-export const allBrokerNames: readonly BrokerName[] = [...brokerNames, "kafka@3.9"];
+export const allBrokerNames: readonly BrokerName[] = Object.keys(defaultPorts) as BrokerName[];
 
 /** One instance: its folder and the first of its ports. A server may listen on the next few ports too. */
 export type Place = { readonly name: BrokerName; readonly home: string; readonly port: number };
-
-// Far from the default ports (a system service must never be mistaken for ours) and below the range from
-// which kernels hand out client ports: 32768 and up on Linux, 49152 and up elsewhere.
-const defaultPorts: Readonly<Record<BrokerName, number>> = {
-  rabbitmq: 21672, // then 21673 between nodes, 21674 epmd
-  kafka: 21092, // then 21093 controller, 21094 and 21095 for a proxy
-  "kafka@3.9": 21192, // likewise
-  redis: 21379,
-  postgres: 21432,
-  mariadb: 21306,
-};
 
 const projectFolder = fileURLToPath(new URL("../..", import.meta.url));
 export const composeFile: string = join(projectFolder, "compose.yaml");

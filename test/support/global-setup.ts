@@ -1,10 +1,10 @@
 /** Brokers are started by the test files that need them; what was not up before the run is down after it. */
-import { broker, brokerNames } from "../../scripts/brokers/index.ts";
+import { broker, allBrokerNames } from "../../scripts/brokers/index.ts";
 
 export function setup(): () => Promise<void> {
-  const upBefore = new Set(brokerNames.filter((name) => broker(name).pid() !== undefined));
+  const upBefore = new Set(allBrokerNames.filter((name) => broker(name).pid() !== undefined));
   return async () => {
-    const started = brokerNames.filter((name) => !upBefore.has(name) && broker(name).pid() !== undefined);
+    const started = allBrokerNames.filter((name) => !upBefore.has(name) && broker(name).pid() !== undefined);
     await Promise.all(started.map((name) => broker(name).down()));
   };
 }

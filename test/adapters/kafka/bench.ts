@@ -13,7 +13,7 @@ import kafkajs, {
 import { createBus, type Bus, type BusEvent, type BusOptions } from "postrider";
 import { kafka, type KafkaOptions } from "postrider/kafka";
 import { onTestFinished } from "vitest";
-import { type Broker, broker } from "../../../scripts/brokers/index.ts";
+import { type Broker, chosenBroker } from "../../../scripts/brokers/index.ts";
 import { calmIdleLoop } from "../../../adapters/kafka/idle-loop.ts";
 import { nodeRuntime } from "../../../src/clock.ts";
 import { createNames } from "../../../src/names.ts";
@@ -32,12 +32,11 @@ import { type FaultProxy, startFaultProxy } from "../../support/fault-proxy.ts";
 calmIdleLoop(nodeRuntime);
 
 const folder = mkdtempSync(join(tmpdir(), "postrider-kafka-test-"));
-const name = process.env["POSTRIDER_KAFKA"] === "kafka@3.9" ? "kafka@3.9" : "kafka";
 
 /** An instance of its own: these tests kill it, and others kill theirs. */
 export const server: Broker = withEnvironment(
   { POSTRIDER_BROKERS_DIR: folder, POSTRIDER_KAFKA_PORT: "23092", POSTRIDER_KAFKA_3_9_PORT: "23192" },
-  () => broker(name),
+  () => chosenBroker("kafka"),
 );
 
 export async function startServer(): Promise<void> {

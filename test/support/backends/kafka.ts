@@ -1,11 +1,8 @@
-/**
- * The Kafka adapter on the private broker, through a proxy on the port that the broker tells its clients. `POSTRIDER_KAFKA=kafka@3.9`
- * takes the old line.
- */
+/** The Kafka adapter on the private broker, through a proxy on the port that the broker tells its clients. */
 import kafkajs from "kafkajs";
 import { kafka } from "postrider/kafka";
 import type { Backend, ForeignMessage } from "postrider/testing";
-import { type Broker, broker } from "../../../scripts/brokers/index.ts";
+import { type Broker, chosenBroker } from "../../../scripts/brokers/index.ts";
 import { type FaultProxy, startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
 
@@ -15,7 +12,7 @@ const inherited = "POSTRIDER_KAFKA_PROXY";
 const ofScenarios = /^(?:[a-z]\d+-\d+-[0-9a-f]{12}|child-\d+-\d+)(?:--|$)/u;
 
 export async function createBackend(): Promise<Backend> {
-  const server = broker(process.env["POSTRIDER_KAFKA"] === "kafka@3.9" ? "kafka@3.9" : "kafka");
+  const server = chosenBroker("kafka");
   await server.up();
   const proxy = await openProxy(server);
   const database = await openSqliteDatabase();

@@ -2,13 +2,13 @@
 import amqplib, { type Channel } from "amqplib";
 import type { Backend } from "postrider/testing";
 import { rabbitmq } from "postrider/rabbitmq";
-import { broker } from "../../../scripts/brokers/index.ts";
+import { chosenBroker } from "../../../scripts/brokers/index.ts";
 import type { Adapter, GroupSpec } from "../../../src/spi.ts";
 import { startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
 
 export async function createBackend(): Promise<Backend> {
-  const server = broker("rabbitmq");
+  const server = chosenBroker("rabbitmq");
   await server.up();
   const { hostname, port, username, password } = new URL(server.url);
   const proxy = await startFaultProxy({ target: { host: hostname, port: Number(port) } });

@@ -2,12 +2,12 @@
 import { Redis } from "ioredis";
 import { redis } from "postrider/redis";
 import type { Backend } from "postrider/testing";
-import { broker } from "../../../scripts/brokers/index.ts";
+import { chosenBroker } from "../../../scripts/brokers/index.ts";
 import { startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
 
 export async function createBackend(): Promise<Backend> {
-  const server = broker("redis");
+  const server = chosenBroker("redis");
   await server.up();
   const { hostname, port } = new URL(server.url);
   const proxy = await startFaultProxy({ target: { host: hostname, port: Number(port) } });
