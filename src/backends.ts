@@ -6,7 +6,7 @@ import { redis } from "../adapters/redis/index.ts";
 import { sqlite } from "../adapters/sqlite/index.ts";
 import type { Adapter } from "./adapter.ts";
 import { ConfigurationError } from "./errors.ts";
-import { redact, show } from "./inspect.ts";
+import { redactUrl, show } from "./inspect.ts";
 import { didYouMean } from "./options.ts";
 
 const factories: Readonly<Record<string, (url: string) => Adapter>> = {
@@ -33,7 +33,7 @@ export function adapterFromUrl(url: string): Adapter {
   if (scheme === undefined) {
     throw new ConfigurationError(
       "ERR_CONFIG",
-      `broker URL ${show(redact(url))} has no scheme, such as amqp://localhost`,
+      `broker URL ${show(redactUrl(url))} has no scheme, such as amqp://localhost`,
     );
   }
   const factory = Object.hasOwn(factories, scheme) ? factories[scheme] : undefined;
@@ -44,6 +44,6 @@ export function adapterFromUrl(url: string): Adapter {
     : didYouMean(scheme, Object.keys(factories));
   throw new ConfigurationError(
     "ERR_CONFIG",
-    `unknown broker scheme "${scheme}" in ${show(redact(url))}${advice}`,
+    `unknown broker scheme "${scheme}" in ${show(redactUrl(url))}${advice}`,
   );
 }

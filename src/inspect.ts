@@ -38,12 +38,17 @@ export function isPlainObject(value: unknown): value is Readonly<Record<string, 
   return prototype === null || Object.getPrototypeOf(prototype) === null;
 }
 
-/** Up to the last `@` before white space: a password may contain `@`, `/` and `:`. */
-const urlPassword = /(\/\/[^/@:\s]*):\S*@/gu;
+/** Up to the last `@` before white space: a password may contain `@`, `/` and `:`. The slashes may have been forgotten. */
+const urlPassword = /([/:][^/@:\s]*):\S*@/gu;
 const namedSecret =
   /((?:password|passwd|passphrase|pwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key|authorization|credentials?|sasl)["']?\s*[=:]\s*)(?:(?:bearer|basic|digest)\s+)?(?:"[^"]*"|'[^']*'|\S+)/giu;
 
 /** Text without passwords in URLs and without the values of `password=…`, `"token": "…"` and their like. */
 export function redact(text: string): string {
   return text.replace(urlPassword, "$1:***@").replace(namedSecret, "$1***");
+}
+
+/** A URL, or what was meant to be one, without its secrets, even if its password has white space. */
+export function redactUrl(url: string): string {
+  return redact(url.replace(/^([a-z][a-z\d+.-]*:\/*[^/@:]*):.*@/isu, "$1:***@"));
 }

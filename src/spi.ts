@@ -66,7 +66,7 @@ export {
 } from "./errors.ts";
 export type { ErrorCode } from "./errors.ts";
 export { header, headerCount, headerMap, headerTime, patchHeaders } from "./headers.ts";
-export { redact, redact as redactUrl, textOf } from "./inspect.ts";
+export { redactUrl, textOf } from "./inspect.ts";
 export { createAppendQueue } from "./outbox/append-queue.ts";
 export type { AppendQueue } from "./outbox/append-queue.ts";
 export { loadPeer } from "./peer.ts";

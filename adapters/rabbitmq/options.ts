@@ -161,6 +161,9 @@ function parseUrl(text: string): { readonly node: Node; readonly query: URLSearc
   const secure = url.protocol === "amqps:";
   if (!secure && url.protocol !== "amqp:") refuse("must begin with amqp:// or amqps://");
   if (url.hostname === "") refuse("has no host");
+  // A password with an unescaped slash would be taken apart: its beginning for the host, its end for the virtual host.
+  if (/@/u.test(url.pathname + url.search + url.hash))
+    refuse("has an @ behind the host: percent-encode the login (/ is %2F) and the virtual host (@ is %40)");
   for (const name of url.searchParams.keys()) {
     if (name !== "heartbeat" && name !== "connection_timeout")
       refuse(`has the parameter "${name}"; there is heartbeat and connection_timeout`);

@@ -6,7 +6,7 @@ import {
   checkInteger,
   checkKeys,
   checkString,
-  redact,
+  redactUrl,
   toMs,
 } from "../../src/spi.ts";
 
@@ -94,7 +94,7 @@ export function checkOptions(options: RedisOptions): CheckedOptions {
 function parseUrl(text: unknown): URL {
   const url = typeof text === "string" && URL.canParse(text) ? new URL(text) : undefined;
   if (url === undefined || (url.protocol !== "redis:" && url.protocol !== "rediss:")) {
-    const shown = typeof text === "string" ? redact(text).slice(0, 80) : String(text);
+    const shown = typeof text === "string" ? redactUrl(text).slice(0, 80) : String(text);
     throw new ConfigurationError(
       "ERR_CONFIG",
       `redis url must be redis://host:port or rediss://host:port, got ${JSON.stringify(shown)}`,
@@ -115,7 +115,8 @@ function databaseOf(url: URL): number {
   if (!/^\d{1,5}$/u.test(path)) {
     throw new ConfigurationError(
       "ERR_CONFIG",
-      `the path of the redis url must be the number of a database, got ${JSON.stringify(path.slice(0, 80))}`,
+      // A password with an unescaped slash begins the path too early.
+      `the path of the redis url must be the number of a database, got ${JSON.stringify(redactUrl(url.href).slice(0, 80))}; a / in a password is written %2F`,
     );
   }
   return Number(path);

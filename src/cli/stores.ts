@@ -3,7 +3,7 @@ import { mysql } from "../../adapters/mysql/index.ts";
 import { postgres } from "../../adapters/postgres/index.ts";
 import { sqliteStore } from "../../adapters/sqlite/index.ts";
 import { ConfigurationError } from "../errors.ts";
-import { redact, show } from "../inspect.ts";
+import { redactUrl, show } from "../inspect.ts";
 import { didYouMean } from "../options.ts";
 import type { Store } from "../store.ts";
 
@@ -30,6 +30,6 @@ export function storeFromUrl(url: string, naming: TableNaming = {}): Store {
   if (factory !== undefined) return factory(url, naming);
   throw new ConfigurationError(
     "ERR_CONFIG",
-    `unknown database scheme "${scheme}" in ${show(redact(url))}${didYouMean(scheme, Object.keys(factories))}`,
+    `unknown database scheme "${scheme}" in ${show(redactUrl(url))}${didYouMean(scheme, Object.keys(factories))}`,
   );
 }

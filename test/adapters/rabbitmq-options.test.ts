@@ -23,6 +23,7 @@ describe("an option that cannot work is refused at once", () => {
     [{ url: "localhost:5672" }, "must begin with amqp://"],
     [{ url: "http://localhost" }, "must begin with amqp:// or amqps://"],
     [{ url: "amqp://" }, "has no host"],
+    [{ url: "amqp://user:12/34@localhost" }, "has an @ behind the host"],
     [{ url: "amqp://localhost?heartbeats=5" }, 'the parameter "heartbeats"'],
     [{ url: "amqp://localhost?heartbeat=fast" }, "heartbeat must be"],
     [{ url: "amqp://us%zzer@localhost" }, "hexadecimal"],
@@ -49,6 +50,10 @@ describe("an option that cannot work is refused at once", () => {
       "amqp://user:hunter2@host?x=1",
       "amqp://user:hunter2%@host",
       "http://user:hunter2@host",
+      "amqp:/user:hunter2@host",
+      "amqp://user:pass/hunter2@host",
+      "amqp://user:pass?hunter2@host",
+      "amqp://user:pass#hunter2@host",
     ]) {
       const error = refusal({ url: bad });
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, it } from "vitest";
-import { isPlainObject, redact, show, textOf } from "../../src/inspect.ts";
+import { isPlainObject, redact, redactUrl, show, textOf } from "../../src/inspect.ts";
 
 const trap = (): never => assert.fail("touched");
 const revoked = Proxy.revocable({}, {});
@@ -69,6 +69,13 @@ describe("isPlainObject", () => {
   });
 });
 
+describe("redactUrl", () => {
+  it("knows that all of it is the URL", () => {
+    assert.equal(redactUrl("amqps://user:hunt er\n2@host:port"), "amqps://user:***@host:port");
+    assert.equal(redactUrl("amqps://host:5671/vhost"), "amqps://host:5671/vhost");
+  });
+});
+
 describe("redact", () => {
   it.each([
     ["amqp://user:hunter2@host:5672/vhost", "amqp://user:***@host:5672/vhost"],
@@ -76,6 +83,8 @@ describe("redact", () => {
     ["amqp://user:hunt@er2@host/v", "amqp://user:***@host/v"],
     ["amqp://user:hunt/er2@host", "amqp://user:***@host"],
     ["amqp://user:hunt:er2@host", "amqp://user:***@host"],
+    ["amqp:/user:hunter2@host", "amqp:/user:***@host"],
+    ["amqp:user:hunter2@host", "amqp:user:***@host"],
     ["amqp://u:hunter2@a,u:hunter2@b", "amqp://u:***@b"],
     [
       "cannot reach amqp://u:hunter2@a, ask ops@example.com",
