@@ -7,6 +7,7 @@ import tls from "node:tls";
 import type { ConnectionOptions } from "node:tls";
 import type kafkajs from "kafkajs";
 import type { ISocketFactoryArgs, Kafka, LogEntry, RetryOptions } from "kafkajs";
+import { isTlsFailure } from "./errors.ts";
 import type { CheckedOptions } from "./options.ts";
 
 /** The loaded client library. */
@@ -46,6 +47,8 @@ const produceApiKey = 0;
 export function openClient({ library, options, retry, onLog, onSocketLost }: ClientSetup): Client {
   const sockets = new Set<net.Socket>();
   let killed = false;
+  /** The latest connection failed of its certificate, or ours: no repetition heals that, but the client would try. */
+  let untrusted = false;
   let produceRequests = 0;
 
   const socketFactory = ({ host, port, ssl, onConnect }: ISocketFactoryArgs): net.Socket => {
@@ -54,6 +57,8 @@ export function openClient({ library, options, retry, onLog, onSocketLost }: Cli
     sockets.add(socket);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, keepAliveMs);
+    socket.on("error", (error) => (untrusted = isTlsFailure(error)));
+    socket.on("secureConnect", () => (untrusted = false));
     socket.on("close", () => {
       sockets.delete(socket);
       if (!killed) onSocketLost?.();
@@ -63,7 +68,7 @@ export function openClient({ library, options, retry, onLog, onSocketLost }: Cli
   };
 
   /** The client compares with `retries` before each retry, through all its layers: an object is asked anew each time. */
-  const retries = { valueOf: () => (killed ? 0 : retry.retries) } as unknown as number;
+  const retries = { valueOf: () => (killed || untrusted ? 0 : retry.retries) } as unknown as number;
   const retryOptions: RetryOptions = {
     retries,
     initialRetryTime: 50,

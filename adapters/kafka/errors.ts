@@ -138,6 +138,11 @@ export function kafkaError(
   return new TransportError(fallback, `${text}${listenerHint(facts)}`, { cause });
 }
 
+/** Whether a connection failed of a certificate or of the protocol of TLS, as the socket tells it. */
+export function isTlsFailure({ code }: NodeJS.ErrnoException): boolean {
+  return code !== undefined && tlsCode.test(code);
+}
+
 /** Why a configuration of TLS does not work. */
 function tlsError(text: string, facts: Facts, cause: unknown): MessagingError | undefined {
   const code = [...facts.codes].find((one) => tlsCode.test(one));
