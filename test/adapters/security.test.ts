@@ -1,0 +1,156 @@
+/** TLS and logins: the same sentences on every broker that has them, on the door of the real server. */
+import { execFile } from "node:child_process";
+import { MessagingError, createBus, defineTopic, type Topic } from "postrider";
+import { eventually } from "postrider/testing";
+import { beforeAll, describe, expect, onTestFinished, test, type TestContext } from "vitest";
+import type { SecureDoor } from "../../scripts/brokers/index.ts";
+import { nodeRuntime } from "../../src/clock.ts";
+import {
+  adapterOf,
+  certificate,
+  intercept,
+  openDoor,
+  securedKinds,
+  type Approach,
+  type Interceptor,
+  type SecuredKind,
+} from "../support/secured.ts";
+
+const newTopic = (): Topic<number> => defineTopic(`secured-${nodeRuntime.newId().slice(-12)}`);
+
+/** One message there and back. */
+async function roundTrip(kind: SecuredKind, approach: Approach): Promise<number> {
+  const bus = createBus({ adapter: adapterOf(kind, approach) });
+  onTestFinished(() => bus.close({ timeout: 0 }));
+  const topic = newTopic();
+  const handled: number[] = [];
+  await bus.consume(topic, { group: "g" }, (n) => void handled.push(n));
+  await bus.publish(topic, 7);
+  return eventually(() => handled[0] ?? expect.fail("not handled yet"));
+}
+
+/** How connecting, publishing and consuming fail: each in the same way. */
+async function failure(kind: SecuredKind, approach: Approach): Promise<string> {
+  const bus = createBus({ adapter: adapterOf(kind, approach) });
+  onTestFinished(() => bus.close({ timeout: 0 }));
+  const topic = newTopic();
+  const calls = [
+    () => bus.connect(),
+    () => bus.publish(topic, 1),
+    () => bus.consume(topic, { group: "g" }, () => undefined),
+  ];
+  const found = new Set<string>();
+  for (const call of calls) {
+    const error: unknown = await call().then(
+      () => "succeeded",
+      (reason: unknown) => reason,
+    );
+    if (!MessagingError.is(error)) found.add(String(error));
+    else found.add(`${error.code}${error.retryable ? ", to be tried again" : ""}`);
+  }
+  return [...found].join(" or ");
+}
+
+async function interceptFor(door: SecureDoor, name: string): Promise<Interceptor> {
+  const interceptor = await intercept(door, name);
+  onTestFinished(() => interceptor.close());
+  return interceptor;
+}
+
+describe.each(securedKinds)("%s over TLS", (kind) => {
+  let found: SecureDoor | undefined;
+  beforeAll(async () => {
+    found = await openDoor(kind);
+  }, 120_000);
+
+  const doorFor = ({ skip }: TestContext): SecureDoor =>
+    found ?? skip("a server in a container has no such door");
+  const approachOf = (door: SecureDoor, more: Partial<Approach> = {}): Approach => ({
+    url: door.url,
+    username: door.username,
+    password: door.password,
+    ca: certificate(door, "ca.pem"),
+    ...more,
+  });
+
+  test("a message goes there and back with the CA, the user and the password", async (context) => {
+    const door = doorFor(context);
+
+    expect(await roundTrip(kind, approachOf(door))).toBe(7);
+  });
+
+  test.for([
+    ["whose CA is unknown", "server", undefined],
+    ["that is self-signed", "self-signed", undefined],
+    ["that is self-signed, another CA being known", "self-signed", "ca.pem"],
+    ["that has expired", "expired", "ca.pem"],
+    ["of another host", "other-host", "ca.pem"],
+  ] as const)(
+    "Z4 N5 a certificate %s is refused for good, before anything is sent",
+    async ([, name, trusted], context) => {
+      const door = doorFor(context);
+      const interceptor = await interceptFor(door, name);
+      const ca = trusted === undefined ? undefined : certificate(door, trusted);
+
+      const failed = await failure(kind, approachOf(door, { url: interceptor.url, ca }));
+
+      expect(failed).toBe("ERR_TLS");
+      expect(Buffer.concat(interceptor.read).toString("latin1")).toBe("");
+      // Each call once more, not again and again until its time is over.
+      expect(interceptor.connections).toBeGreaterThan(0);
+      expect(interceptor.connections).toBeLessThanOrEqual(6);
+    },
+  );
+
+  test("Z4 the CA makes it work, also that of a self-signed certificate; then it is sent something", async (context) => {
+    const door = doorFor(context);
+    const interceptor = await interceptFor(door, "self-signed");
+    const ca = [certificate(door, "self-signed.pem"), certificate(door, "ca.pem")];
+
+    expect(await roundTrip(kind, approachOf(door, { url: interceptor.url, ca }))).toBe(7);
+    expect(Buffer.concat(interceptor.read).toString("latin1")).toContain(door.username);
+  });
+
+  test.for(["password", "username"] as const)("N5 a wrong %s is refused for good", async (what, context) => {
+    const door = doorFor(context);
+    const interceptor = await interceptFor(door, "server");
+
+    const failed = await failure(kind, approachOf(door, { url: interceptor.url, [what]: "wrong" }));
+
+    expect(failed).toBe("ERR_AUTH");
+    expect(interceptor.connections).toBeLessThanOrEqual(6);
+  });
+
+  test("Z3 a password is nowhere to be seen, whatever goes wrong", async (context) => {
+    const door = doorFor(context);
+    const { password, username } = door;
+
+    const output = await outputOf(kind, approachOf(door));
+
+    expect(output).toContain("ERR_AUTH");
+    expect(output).toContain("ERR_TLS");
+    expect(output).toContain("ERR_CONNECT");
+    expect(output).toContain("ERR_CONFIG");
+    const bytes = Buffer.from(password);
+    const plain = Buffer.from(`\0${username}\0${password}`);
+    const forms = [
+      // Its words: not even a part of it.
+      ...password.split(/[^a-z]+/u).filter((word) => word.length > 3),
+      ...[bytes, plain].map((each) => each.toString("base64").slice(0, -4)),
+      bytes.toString("hex"),
+      bytes.toString("hex").replaceAll(/(..)(?=.)/gu, "$1 "),
+    ];
+    const lines = output.split("\n").filter((line) => forms.some((form) => line.includes(form)));
+    expect(lines).toEqual([]);
+  });
+});
+
+/** Everything that the program writes, the trace of its own end included. */
+function outputOf(kind: SecuredKind, approach: Approach): Promise<string> {
+  const program = `${import.meta.dirname}/../support/secret-child.ts`;
+  const args = ["--conditions=postrider-source", program, kind, JSON.stringify(approach)];
+  return new Promise((resolve) => {
+    const options = { env: { ...process.env, NO_COLOR: "1" }, maxBuffer: 1 << 28 };
+    execFile(process.execPath, args, options, (_error, stdout, stderr) => resolve(stdout + stderr));
+  });
+}
