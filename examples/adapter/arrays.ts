@@ -95,7 +95,7 @@ function subscribe(
       group.wakers.delete(wake);
       for (const delivery of held.keys()) settle(delivery, giveBack);
     },
-    health: () => ({ consuming: state !== "stopped" }),
+    health: () => ({ consuming: state !== "stopped", silentMs: 0 }),
   };
 }
 

@@ -1,6 +1,7 @@
 /** The example adapter, with faults put around it from outside: any adapter can be tested so. */
 import { type Adapter, type RawDelivery, TransportError } from "postrider/spi";
 import type { Backend } from "postrider/testing";
+import { bareProducer } from "./foreign.ts";
 import { arrays } from "../../../examples/adapter/arrays.ts";
 import type { ArrayBroker } from "../../../examples/adapter/broker.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
@@ -39,6 +40,7 @@ export async function createBackend(): Promise<Backend> {
       deleteGroup: noServer,
       restartBroker: noServer,
     },
+    foreign: bareProducer(() => arrays(broker)),
     close: () => database.close(),
   };
 }
