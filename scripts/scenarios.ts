@@ -46,7 +46,7 @@ function findScenarios(): Map<string, Found> {
   };
   const ofSuite = /\bscenario\(\s*"(?<id>[A-Z]\d+)"/gu;
   search("src/testing/conformance/*.ts", ofSuite, (id) => registered.get(id)?.title ?? "");
-  const ofTests = /\b(?:it|test)\(\s*"(?<id>[A-Z]\d+) (?<title>[^"]+)"/gu;
+  const ofTests = /\(\s*"(?<id>[A-Z]\d+) (?<title>[^"]+)", (?:async )?\(/gu;
   search("test/**/*.ts", ofTests, (_id, title) => title);
   return found;
 }

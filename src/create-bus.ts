@@ -36,6 +36,12 @@ export interface BusOptions<Tx = unknown, Handle = unknown> {
   readonly connectTimeout?: Duration | undefined;
   /** Longest wait for a confirmation, retries included. Default `"30s"`. */
   readonly publishTimeout?: Duration | undefined;
+  /**
+   * Messages of `publish` and `publishAll` that may wait for their confirmation at once, 1..10,000,000. Beyond, publishing is
+   * refused at once with `ERR_BACKLOG`: surely not sent, and worth another try. One `publishAll` is let in as a whole.
+   * What the relay and `redrive` send is not counted. Default 100,000.
+   */
+  readonly maxPending?: number | undefined;
   /** How long `close` lets handlers finish. Default `"20s"`. */
   readonly drainTimeout?: Duration | undefined;
   /** Largest payload in bytes, at most what the adapter takes. Default 1 MiB. */
@@ -56,6 +62,7 @@ const knownOptions = [
   "outboxOnly",
   "connectTimeout",
   "publishTimeout",
+  "maxPending",
   "drainTimeout",
   "maxBytes",
   "inboxRetention",
@@ -104,6 +111,7 @@ export function createBus<Tx = DatabaseSync, Handle = DatabaseSync>(
     },
     connectTimeoutMs: toMs(options.connectTimeout ?? "10s", "connectTimeout", { min: 1 }),
     publishTimeoutMs: toMs(options.publishTimeout ?? "30s", "publishTimeout", { min: 1 }),
+    maxPending: checkInteger("maxPending", options.maxPending ?? 100_000, 1, 10_000_000),
     drainTimeoutMs: toMs(options.drainTimeout ?? "20s", "drainTimeout"),
     inboxRetentionMs: toMs(options.inboxRetention ?? "7d", "inboxRetention", { min: 60_000 }),
   };

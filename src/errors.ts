@@ -31,6 +31,7 @@ export const errorCodes = {
   ERR_DESTINATION: false,
   ERR_PUBLISH: true,
   ERR_NO_ROUTE: false,
+  ERR_BACKLOG: true,
   ERR_TIMEOUT: true,
   ERR_SETTLE: false,
   ERR_STORE: true,

@@ -47,6 +47,7 @@ export interface BusContext {
   readonly envelope: EnvelopeContext;
   readonly connectTimeoutMs: number;
   readonly publishTimeoutMs: number;
+  readonly maxPending: number;
   readonly drainTimeoutMs: number;
   readonly inboxRetentionMs: number;
 }
@@ -91,6 +92,7 @@ export class PostriderBus implements Bus {
       emit,
       envelope: context.envelope,
       publishTimeoutMs: context.publishTimeoutMs,
+      maxPending: context.maxPending,
       ready: (topic) => this.#connection.readyForTopic(topic),
       closed: this.#ended.signal,
     });

@@ -28,6 +28,8 @@ export interface ProducerContext {
   readonly envelope: EnvelopeContext;
   readonly emit: EventListener;
   readonly publishTimeoutMs: number;
+  /** Messages of `publish` and `publishAll` that may have no outcome yet when another one comes. */
+  readonly maxPending: number;
   /** Resolves when the adapter is connected and the topic exists. */
   ready(topic: TopicSpec): Promise<void>;
   /** Aborted when nothing is waited for any more: what has no outcome yet gets one. */
@@ -36,7 +38,7 @@ export interface ProducerContext {
 
 export interface Producer {
   publish(topic: Topic, payload: unknown, options: CheckedPublishOptions): Promise<Receipt>;
-  /** One result per payload, in order; of one key they are sent in order. Never rejects. */
+  /** One result per payload, in order; of one key they are sent in order. Rejects only as a whole, with `ERR_BACKLOG`. */
   publishAll(
     topic: Topic,
     payloads: readonly unknown[],
@@ -55,6 +57,7 @@ export function createProducer(context: ProducerContext): Producer {
   const backoff = jittered(runtime, "publish", 50, 5_000);
   const keyOrder = createKeyOrder();
   let underWay = 0;
+  let pending = 0;
   let idlers: (() => void)[] = [];
 
   const coalescer = createCoalescer<Sending, PublishResult>({
@@ -132,6 +135,17 @@ export function createProducer(context: ProducerContext): Producer {
     }
   };
 
+  /** Whoever sends faster than the broker takes must hear of it: nothing else bounds what waits in memory. */
+  const admit = async <T>(topic: Topic, count: number, act: () => Promise<T>): Promise<T> => {
+    if (pending >= context.maxPending) throw backlog(topic, pending, runtime.newId());
+    pending += count;
+    try {
+      return await act();
+    } finally {
+      pending -= count;
+    }
+  };
+
   /** At once, unless the topic's schema is asynchronous. Throws what `encode` throws, and `ERR_CAPABILITY`. */
   const outgoingOf = (
     topic: Topic,
@@ -175,8 +189,9 @@ export function createProducer(context: ProducerContext): Producer {
   };
 
   return {
-    publish: (topic, payload, options) => track(publish(topic, payload, options)),
-    publishAll: (topic, payloads, options) => track(publishAll(topic, payloads, options)),
+    publish: (topic, payload, options) => track(admit(topic, 1, () => publish(topic, payload, options))),
+    publishAll: (topic, payloads, options) =>
+      track(admit(topic, payloads.length, () => publishAll(topic, payloads, options))),
     send: (outgoing, timeoutMs, signal) =>
       track(deliver(outgoing, timeoutMs, signal === undefined ? undefined : createAbortFan(signal))),
     idle: () => (underWay === 0 ? Promise.resolve() : new Promise((resolve) => idlers.push(resolve))),
@@ -210,6 +225,11 @@ async function handOver(adapter: Adapter, batch: readonly Sending[]): Promise<re
 function givenUp(): PublishResult {
   const text = "publish was given up before it was sent";
   return { status: "rejected", error: new TransportError("ERR_BROKER", text, { retryable: false }) };
+}
+
+function backlog(topic: Topic, pending: number, messageId: string): PublishError {
+  const text = `publish to "${topic.name}" was refused: ${pending} messages wait for their confirmation already (maxPending). It was not sent. Wait for some of them, or send with publishAll`;
+  return new PublishError("ERR_BACKLOG", text, { accepted: "no", messageId });
 }
 
 /** The result of `publishAll` for one item. */

@@ -67,7 +67,8 @@ export interface Publisher {
   /**
    * Sends one message. Resolves once it is durable as asked for. Rejects with `ConfigurationError` for a wrong option, with
    * `CodecError` for a payload or header that cannot be sent, with the reason of `signal` when that aborts, and with
-   * `PublishError` otherwise: `accepted` says whether the broker may have it all the same.
+   * `PublishError` otherwise: `accepted` says whether the broker may have it all the same. With `maxPending` messages
+   * waiting for their confirmation already that is at once, with `ERR_BACKLOG`.
    */
   publish<Input, Output>(
     topic: Topic<Input, Output>,
@@ -76,7 +77,8 @@ export interface Publisher {
   ): Promise<Receipt>;
   /**
    * Sends many, pipelined. Never rejects for one of them: each has its own result. Order per key is kept, also when some
-   * have to be sent again. Rejects only with `ConfigurationError`, for options that are wrong for all.
+   * have to be sent again. Rejects only as a whole: with `ConfigurationError` for options that are wrong for all, with
+   * `ERR_BACKLOG` when there is no room for another call.
    */
   publishAll<Input, Output>(
     topic: Topic<Input, Output>,

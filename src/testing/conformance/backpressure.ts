@@ -1,5 +1,6 @@
 /** P: a consumer takes no more than it was allowed, and nothing while it is paused. */
 import assert from "node:assert/strict";
+import { PublishError } from "../../errors.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
@@ -26,6 +27,31 @@ export const backpressure: readonly Scenario[] = [
       await recorder.waitFor(200);
 
       assert.ok(most <= 10, `${most} were taken`);
+    },
+  ),
+
+  scenario(
+    "P3",
+    "a producer that is faster than its broker is refused at a limit, and goes on when there is room",
+    async (world) => {
+      const bus = await world.bus({ maxPending: 50, publishTimeout: "60s" });
+      const topic = world.topic<number>();
+      const recorder = await world.consume(bus, topic, { group: "g" });
+      await bus.publish(topic, -1);
+      await recorder.waitFor(1);
+
+      const heal = await world.faults.holdReplies();
+      const sends = Array.from({ length: 200 }, (_, n) => bus.publish(topic, n));
+      const refused = await Promise.allSettled(sends.slice(50)).finally(heal);
+      const sent = await Promise.all(sends.slice(0, 50));
+      await bus.publish(topic, 200);
+      await recorder.waitFor(52);
+
+      for (const result of refused) {
+        assert.ok(result.status === "rejected" && result.reason instanceof PublishError);
+        assert.deepEqual([result.reason.code, result.reason.accepted], ["ERR_BACKLOG", "no"]);
+      }
+      assert.deepEqual(recorder.ids().slice(1, 51).toSorted(), sent.map(({ id }) => id).toSorted());
     },
   ),
 

@@ -168,7 +168,7 @@ export function publishing(): void {
     expect(good).toMatchObject({ status: "accepted" });
   });
 
-  test("during an alarm publishes are refused as surely not sent, consumers and their acks go on, and it ends by itself", async ({
+  test("P4 during an alarm publishes are refused as surely not sent, consumers and their acks go on, and it ends by itself", async ({
     skip,
   }) => {
     const ctl = controller() ?? skip();

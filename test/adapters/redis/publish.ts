@@ -104,7 +104,7 @@ export function publishing(): void {
     expect(accepted).toMatchObject({ status: "accepted", duplicate: false });
   });
 
-  test("a full server rejects for certain, goes on handing over and settling, and takes messages again", async () => {
+  test("P4 a full server rejects for certain, goes on handing over and settling, and takes messages again", async () => {
     const topic = unique("full");
     const { adapter } = await openAdapter();
     const client = rawClient();
