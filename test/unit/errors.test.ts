@@ -30,7 +30,7 @@ const classes: Readonly<
       "ERR_DESTINATION",
     ] as const
   ).map((code) => [code, (cause) => new postrider.TransportError(code, "m", { cause })]),
-  PublishError: (["ERR_PUBLISH", "ERR_NO_ROUTE"] as const).map((code) => [
+  PublishError: (["ERR_PUBLISH", "ERR_NO_ROUTE", "ERR_BACKLOG"] as const).map((code) => [
     code,
     (cause) => new PublishError(code, "m", { cause, accepted: "no", messageId: "1" }),
   ]),

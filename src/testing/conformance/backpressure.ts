@@ -42,7 +42,8 @@ export const backpressure: readonly Scenario[] = [
 
       const heal = await world.faults.holdReplies();
       const sends = Array.from({ length: 200 }, (_, n) => bus.publish(topic, n));
-      const refused = await Promise.allSettled(sends.slice(50)).finally(heal);
+      const refused = await Promise.allSettled(sends.slice(50));
+      await heal();
       const sent = await Promise.all(sends.slice(0, 50));
       await bus.publish(topic, 200);
       await recorder.waitFor(52);
