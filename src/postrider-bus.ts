@@ -66,6 +66,7 @@ export class PostriderBus implements Bus {
   readonly #direct: Publisher;
   /** `undefined`: there is no store. */
   readonly #relays: Relays | undefined;
+  readonly #wake = (): void => this.#relays?.wake();
   #preparing: Preparing | undefined;
   /** Aborted when nothing is waited for any more. */
   readonly #ended = new AbortController();
@@ -157,7 +158,7 @@ export class PostriderBus implements Bus {
       if (this.#state === "closed") this.#checkOpen();
       await this.#connection.connectStore();
     };
-    return createOutbox({ store, adapter, envelope, ready, onAppended: () => this.#relays?.wake() }, handle);
+    return createOutbox({ store, adapter, envelope, ready, onAppended: this.#wake }, handle);
   }
 
   async transaction<T>(fn: (tx: unknown, outbox: Publisher) => Promise<T>): Promise<T> {
@@ -165,7 +166,7 @@ export class PostriderBus implements Bus {
     const store = this.#requireStore("transaction");
     await this.#connection.connectStore();
     const result = await store.transaction((tx) => fn(tx, this.outbox(tx)));
-    this.#relays?.wake();
+    this.#wake();
     return result;
   }
 
@@ -177,7 +178,7 @@ export class PostriderBus implements Bus {
     this.#checkOpen();
     const store = this.#requireStore("once");
     const result = await runOnce(this.#onceContext(store), key, fn, options);
-    this.#relays?.wake();
+    this.#wake();
     return result as T;
   }
 
@@ -373,7 +374,7 @@ export class PostriderBus implements Bus {
       ...this.#onceContext(this.#requireStore(what)),
       emit,
       entryOf: (topic, payload, options) => entryOf({ adapter, envelope }, topic, payload, options),
-      onCommitted: () => this.#relays?.wake(),
+      onCommitted: this.#wake,
     });
     return this.#preparing;
   }

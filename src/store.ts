@@ -76,6 +76,11 @@ export interface OutboxStore {
    */
   append(handle: unknown, entries: readonly OutboxEntry[]): Promise<void>;
   /**
+   * Calls `ended` once when the transaction that was appended to is over, at once when its connection does not tell. Where
+   * connections do. Only a hint for the relay; the same `ended` is called once however often it is given.
+   */
+  onceEnded?(handle: unknown, ended: () => void): void;
+  /**
    * The lease when it is free or has run out, by the database's clock; else `undefined`. An order that is named is kept with
    * the lease, until a later holder names another.
    */

@@ -22,6 +22,8 @@ export interface TransactionHandle {
   /** What it is, and what to do so that a transaction is open on it: `this client: await its BEGIN first`. */
   readonly remedy: string;
   state(): TransactionState;
+  /** See `OutboxStore.onceEnded`. Absent: it cannot be told. */
+  onceEnded?(ended: () => void): void;
   /** Runs one statement. `after` is the state right after it. */
   run(statement: Statement): Promise<{ readonly rows: readonly Row[]; readonly after: TransactionState }>;
 }
@@ -92,6 +94,10 @@ function pgClient(handle: object): TransactionHandle | undefined {
     processId: typeof client.processID === "number" ? client.processID : undefined,
     remedy: "this client: await its BEGIN first",
     state,
+    onceEnded(ended) {
+      if (state() === "open") watchEnd(connectionOf(handle) as ClientBase, ended);
+      else ended();
+    },
     run: (statement) =>
       new Promise((resolve, reject) => {
         // With a callback, because by the time a promise is awaited a pipelined connection may be further.
@@ -101,4 +107,22 @@ function pgClient(handle: object): TransactionHandle | undefined {
         });
       }),
   };
+}
+
+const watched = new WeakMap<ClientBase, Set<() => void>>();
+
+/** A client says when it has nothing more to do, after each statement that is awaited: then the status is asked. */
+function watchEnd(client: ClientBase, ended: () => void): void {
+  const before = watched.get(client);
+  if (before !== undefined) return void before.add(ended);
+  const waiting = new Set([ended]);
+  watched.set(client, waiting);
+  const look = (): void => {
+    const status = client.getTransactionStatus() ?? "I";
+    if (status !== "I") return;
+    client.off("drain", look);
+    watched.delete(client);
+    for (const each of waiting) each();
+  };
+  client.on("drain", look);
 }

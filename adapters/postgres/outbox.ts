@@ -4,6 +4,7 @@
  */
 import type { OutboxEntry, OutboxStore } from "../../src/spi.ts";
 import type { PostgresDatabase } from "./connection.ts";
+import { handleOf } from "./handle.ts";
 import { createLease } from "./lease.ts";
 import { entryColumns, rowOf } from "./mapping.ts";
 import type { Tables } from "./tables.ts";
@@ -24,6 +25,11 @@ export function createOutboxStore(
 
   return {
     append,
+    onceEnded(handle, ended) {
+      const tx = handleOf(handle);
+      if (tx.onceEnded === undefined) ended();
+      else tx.onceEnded(ended);
+    },
     ...createLease(database, tables, () => low),
 
     async fetch({ above, except = [], parkedTopics, limit }) {

@@ -22,7 +22,7 @@ export interface OutboxContext {
   readonly envelope: EnvelopeContext;
   /** Resolves when the store is connected and its tables are there. */
   ready(): Promise<void>;
-  /** Called after entries were added; their transaction may commit at any time from now on. */
+  /** Called when entries may be committed: at the end of their transaction, if the store can tell, else once they were added. */
   readonly onAppended: () => void;
 }
 
@@ -61,7 +61,8 @@ export function createOutbox(context: OutboxContext, handle: unknown): Publisher
     await context.ready();
     signal?.throwIfAborted();
     await store.outbox.append(handle, entries);
-    context.onAppended();
+    if (store.outbox.onceEnded === undefined) context.onAppended();
+    else store.outbox.onceEnded(handle, context.onAppended);
   };
 
   const receiptOf = (entry: OutboxEntry): Receipt => ({

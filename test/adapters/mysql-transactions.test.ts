@@ -227,7 +227,7 @@ describe("sessions that begin as SERIALIZABLE or READ COMMITTED", () => {
       const topic = defineTopic<string>("strict", { key: (text) => text.slice(0, 1) });
       const buses = [1, 2].map(() =>
         createBus({
-          adapter: "memory:",
+          adapter: `memory:${level}`,
           store: mysql({ url: setup.database.url }),
           onEvent: (event) => void events.push(event),
         }),

@@ -105,6 +105,57 @@ describe("notices", () => {
     await pool.end();
   });
 
+  it.each(["here", "elsewhere"])(
+    "wake a relay %s when a transaction of the caller's own commits, however long that takes",
+    async (where) => {
+      const topic = defineTopic<number>(`noticed.${where}`);
+      // The clock of the relay stands still: only a notice can make it look again.
+      const runtime = createFakeRuntime();
+      let relayed = 0;
+      const relaying = createBus({
+        adapter: memory(),
+        store: postgres({ url: database.url }),
+        runtime,
+        onEvent: (event) => void (relayed += event.type === "relayed" ? event.count : 0),
+      });
+      await using elsewhere = createBus({ adapter: memory(), store: postgres({ url: database.url }) });
+      const writing = where === "here" ? relaying : elsewhere;
+      await relaying.declare({ groups: { g: [topic] } });
+      await writing.connect();
+      const relay = relaying.relay();
+      await eventually(async () => {
+        const { rows } = await database.pool.query(`SELECT 1 ${listeners}`);
+        assert.equal(rows.length, 1);
+      });
+      // Lets what is under way go on; no time passes.
+      const goOn = async (): Promise<void> => {
+        for (let i = 0; i < 20; i += 1) {
+          await nodeRuntime.sleep(5);
+          await runtime.advance(0);
+        }
+      };
+      await goOn();
+      assert.ok(relay.health().active);
+
+      const client = await database.pool.connect();
+      await client.query("BEGIN");
+      for (let n = 0; n < 20; n += 1) await writing.outbox(client).publish(topic, n);
+      await goOn();
+      const before = relayed;
+      await client.query("COMMIT");
+      client.release();
+      await eventually(async () => {
+        await runtime.advance(0);
+        assert.equal(relayed, 20);
+      });
+
+      assert.equal(before, 0);
+      const closed = relaying.close({ timeout: 0 });
+      await runtime.advance(10_000);
+      await closed;
+    },
+  );
+
   it("wake a relay that waits for the next time to look", async () => {
     const topic = defineTopic<number>("noticed");
     // The clock of the relay stands still: only a notice can make it look again.

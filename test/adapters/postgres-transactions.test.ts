@@ -146,7 +146,7 @@ describe("sessions that begin as SERIALIZABLE or REPEATABLE READ", () => {
     const topic = defineTopic<string>("strict", { key: (text) => text.slice(0, 1) });
     const buses = [1, 2].map(() =>
       createBus({
-        adapter: "memory:",
+        adapter: `memory:${level.replace(" ", "-")}`,
         store: postgres({ url }),
         onEvent: (event) => void events.push(event),
       }),
