@@ -3,7 +3,7 @@
  *
  * @example
  * npm run bench:outbox
- * npm run bench:outbox -- --only enqueue,relay,brokers,backlog,latency --rounds 5 --backlog 1000000
+ * npm run bench:outbox -- --only enqueue,relay,peers,brokers,backlog,latency --rounds 5 --backlog 1000000
  */
 import { parseArgs } from "node:util";
 import { memory } from "postrider/memory";
@@ -12,11 +12,12 @@ import { type BenchDatabase, keyed, keyless, openDatabase } from "./database.ts"
 import { enqueue } from "./enqueue.ts";
 import { latency } from "./latency.ts";
 import { type Contestant, type Line, atLeast, interleave, line, table } from "./measure.ts";
+import { pgBossRate, pgTransactionalOutboxRate } from "./peers.ts";
 import { bareLoopRate, relayRate } from "./rate.ts";
 
 const { values } = parseArgs({
   options: {
-    only: { type: "string", default: "enqueue,relay,brokers,backlog,latency" },
+    only: { type: "string", default: "enqueue,relay,peers,brokers,backlog,latency" },
     rounds: { type: "string", default: "5" },
     rows: { type: "string", default: "20000" },
     backlog: { type: "string", default: "1000000" },
@@ -43,18 +44,44 @@ async function contest(
 }
 
 const relay: Part = async (database) => {
-  const run = (topic: typeof keyed, instances: number) => () =>
-    relayRate({ database, topic, instances, rows, adapter: memory });
+  const nameOf = (order: string, instances: number): string =>
+    `relay to memory, order ${order}, ${instances === 1 ? "1 instance" : `${instances} instances`}`;
+  const modes = (["none", "key", "global"] as const).flatMap((order) =>
+    [1, 4].map((instances): Contestant => {
+      // One at a time takes its time.
+      const count = order === "global" ? rows / 4 : rows;
+      const run = { database, topic: keyed, instances, rows: count, adapter: memory, relay: { order } };
+      return { name: nameOf(order, instances), run: () => relayRate(run) };
+    }),
+  );
   const { lines, rate } = await contest([
-    { name: "relay to memory, no key", run: run(keyless, 1) },
-    { name: "relay to memory, key", run: run(keyed, 1) },
-    { name: "relay to memory, key, 4 instances", run: run(keyed, 4) },
+    ...modes,
     { name: "bare claim-and-delete loop", run: () => bareLoopRate(database, keyed, rows) },
+    { name: "bare claim-and-delete loop, 4 of them", run: () => bareLoopRate(database, keyed, rows, 4) },
   ]);
-  const goals = ["no key", "key"].map((mode) =>
-    line(`goal: relay to memory, ${mode}`, rate(`relay to memory, ${mode}`), "msg/s", atLeast(10_000)),
+  const goals = (["none", "key"] as const).map((order) =>
+    line(`goal: relay to memory, order ${order}`, rate(nameOf(order, 1)), "msg/s", atLeast(10_000)),
   );
   return [...lines, ...goals];
+};
+
+/** Others' code on the same server. The last one is measured by time, in one round. */
+const peers: Part = async (database) => {
+  const own = (instances: number): Contestant => ({
+    name: `relay to memory, order key, ${instances}`,
+    run: () => relayRate({ database, topic: keyed, instances, rows, adapter: memory }),
+  });
+  const boss = (instances: number): Contestant => ({
+    name: `pg-boss, fetch and complete, ${instances}`,
+    run: () => pgBossRate({ database, rows, instances }),
+  });
+  const outbox = (instances: number): Contestant => ({
+    name: `pg-transactional-outbox, polling, ${instances}`,
+    run: () => pgTransactionalOutboxRate({ database, rows, instances }),
+  });
+  const { lines } = await contest([1, 4].flatMap((instances) => [own(instances), boss(instances)]));
+  const slow = await interleave([outbox(1), outbox(4)], 1);
+  return [...lines, ...Array.from(slow, ([name, rate]) => line(name, rate, "msg/s"))];
 };
 
 const brokers: Part = async (database) => {
@@ -123,6 +150,7 @@ const million: Part = async (small) => {
 const parts: Readonly<Record<string, Part>> = {
   enqueue: (database) => enqueue(database, rounds),
   relay,
+  peers,
   brokers,
   backlog: million,
   latency,
