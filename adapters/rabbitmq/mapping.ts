@@ -34,7 +34,8 @@ const attributeNames = remember((header) => header.slice(prefix.length));
 
 /** Bytes as amqplib takes them. Shares memory. */
 export function toBuffer(body: Uint8Array | null): Buffer {
-  return body === null ? Buffer.alloc(0) : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  if (body === null) return Buffer.alloc(0);
+  return Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
 }
 
 /** Properties and headers of a message; or why it cannot be written. `limit` is in bytes. */

@@ -7,6 +7,7 @@ import { type Cancel, MessagingError, type Runtime } from "../../src/spi.ts";
 import { type OpenChannel, openConfirmChannel } from "./channel.ts";
 import type { Link, Session } from "./connection.ts";
 import { brokerFull, connectionLost, unconfirmed, unwritable } from "./errors.ts";
+import { write } from "./write.ts";
 
 /** One message for one exchange. */
 export interface Parcel {
@@ -114,9 +115,9 @@ export class Outlet {
 
   /** `false`: the channel has ended under us. */
   #write(flow: Flow, entry: Entry, now: number): boolean {
-    const { exchange, routingKey, body, properties } = entry.parcel;
+    const { body, properties } = entry.parcel;
     try {
-      const goOn = flow.open.channel.publish(exchange, routingKey, body, properties, (error: unknown) =>
+      const goOn = write(flow.open.channel, entry.parcel, body, properties, (error: unknown) =>
         this.#confirmed(flow, entry, error),
       );
       flow.full = !goOn;
