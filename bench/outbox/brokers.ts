@@ -1,69 +1,68 @@
-/** Real brokers: the adapters, and raw clients that publish the same bodies to the same place. */
-import { connect } from "amqplib";
-import { Redis } from "ioredis";
-import type { Adapter } from "postrider/spi";
-import { rabbitmq } from "postrider/rabbitmq";
-import { redis } from "postrider/redis";
-import { broker } from "../../scripts/brokers/index.ts";
-import { keyed, keyless } from "./database.ts";
+/** The relay into a real broker, beside the broker's own client and a loop that publishes nothing. */
+import { type RawBroker, inBatches } from "../publish/contest.ts";
+import { type BenchDatabase, keyed, keyless } from "./database.ts";
+import { type Contestant, type Line, atLeast, line } from "./measure.ts";
+import { bareLoopRate, relayRate } from "./rate.ts";
 
-export interface BrokerUnderTest {
-  readonly name: string;
-  readonly adapter: () => Adapter;
-  /** Publishes and waits for the confirmation of all. */
-  publish(bodies: readonly string[]): Promise<void>;
-  /** Removes what was published. */
-  clear(): Promise<void>;
-  close(): Promise<void>;
+export interface IntoBroker {
+  readonly database: BenchDatabase;
+  readonly broker: RawBroker;
+  readonly rows: number;
+  readonly contest: (
+    contestants: readonly Contestant[],
+  ) => Promise<{ readonly rate: (name: string) => number; readonly lines: Line[] }>;
 }
 
-export async function openRabbitmq(): Promise<BrokerUnderTest> {
-  const server = broker("rabbitmq");
-  await server.up();
-  const connection = await connect(server.url);
-  const channel = await connection.createConfirmChannel();
-  const properties = { deliveryMode: 2, mandatory: true };
-  return {
-    name: "RabbitMQ",
-    adapter: () => rabbitmq({ url: server.url }),
-    async publish(bodies) {
-      for (const body of bodies) channel.publish(keyless.name, keyless.name, Buffer.from(body), properties);
-      await channel.waitForConfirms();
-    },
-    async clear() {
-      for (const topic of [keyless, keyed]) await channel.purgeQueue(`${topic.name}--bench`);
-    },
-    async close() {
-      for (const topic of [keyless, keyed]) {
-        await channel.deleteQueue(`${topic.name}--bench`);
-        await channel.deleteQueue(`${topic.name}--bench--dead`);
-        await channel.deleteExchange(topic.name);
-      }
-      await connection.close();
-    },
-  };
-}
+const bare = "bare loop to nothing";
 
-export async function openRedis(): Promise<BrokerUnderTest> {
-  const server = broker("redis");
-  await server.up();
-  const client = new Redis(server.url);
-  const stream = "bench:raw";
-  return {
-    name: "Redis",
-    adapter: () => redis({ url: server.url }),
-    async publish(bodies) {
-      const pipeline = client.pipeline();
-      for (const body of bodies) pipeline.xadd(stream, "*", "id", crypto.randomUUID(), "body", body);
-      await pipeline.exec();
+/** Rates, CPU of this process, and the relay's rate as a ratio of the slower of the bare loop and each way of the raw client. */
+export async function intoBroker({ database, broker, rows, contest }: IntoBroker): Promise<Line[]> {
+  const { name, adapter } = broker;
+  const cpu = new Map<string, number[]>();
+  /** Measures the CPU of this process too, and removes what was published. */
+  const contestant = (who: string, run: () => Promise<number>): Contestant => ({
+    name: who,
+    async run() {
+      const before = process.cpuUsage();
+      const rate = await run();
+      const { user, system } = process.cpuUsage(before);
+      cpu.set(who, [...(cpu.get(who) ?? []), (user + system) / rows]);
+      await broker.clear();
+      return rate;
     },
-    async clear() {
-      const keys = await client.keys("*bench.*");
-      for (let at = 0; at < keys.length; at += 1_000) await client.unlink(keys.slice(at, at + 1_000));
-      await client.del(stream);
-    },
-    async close() {
-      await client.quit();
-    },
-  };
+  });
+  const relays = [keyless, keyed].map((topic) =>
+    contestant(`relay to ${name}, ${topic === keyed ? "key" : "no key"}`, () =>
+      relayRate({ database, topic, rows, adapter }),
+    ),
+  );
+  const bodies = Array.from({ length: rows }, () => JSON.stringify({ text: "x".repeat(290) }));
+  const raws = broker.ways.map((way) =>
+    contestant(`raw ${name}: ${way.name}`, async () => {
+      const start = performance.now();
+      await inBatches(rows, (first, count) => way.publish(bodies.slice(first, first + count)));
+      return (rows / (performance.now() - start)) * 1_000;
+    }),
+  );
+  // Clearing needs the topology that the adapter makes.
+  for (const topic of [keyless, keyed]) await relayRate({ database, topic, rows: 1_000, adapter });
+  const { lines, rate } = await contest([
+    ...relays,
+    ...raws,
+    contestant(bare, () => bareLoopRate(database, keyless, rows)),
+  ]);
+  await broker.close();
+  // Not compared with the lean way: nobody can do without the rest of a message who wants to know it again.
+  const ratios = raws.slice(1).flatMap((raw) =>
+    relays.map((relay) => {
+      const slower = Math.min(rate(raw.name), rate(bare));
+      const what = `${relay.name} / slower of bare loop and ${raw.name}`;
+      return line(what, rate(relay.name) / slower, "x", atLeast(0.8));
+    }),
+  );
+  const costs = Array.from(cpu, ([who, each]) =>
+    line(`CPU of this process per message, ${who}`, Math.min(...each), "us"),
+  );
+  const note = broker.note === undefined ? [] : [{ what: broker.note, figure: "" }];
+  return [...lines, ...costs, ...ratios, ...note];
 }

@@ -7,7 +7,9 @@
  */
 import { parseArgs } from "node:util";
 import { memory } from "postrider/memory";
-import { type BrokerUnderTest, openRabbitmq, openRedis } from "./brokers.ts";
+import { openRabbitmq } from "../publish/rabbitmq.ts";
+import { openRedis } from "../publish/redis.ts";
+import { intoBroker } from "./brokers.ts";
 import { type BenchDatabase, keyed, keyless, openDatabase } from "./database.ts";
 import { enqueue } from "./enqueue.ts";
 import { latency } from "./latency.ts";
@@ -86,52 +88,10 @@ const peers: Part = async (database) => {
 
 const brokers: Part = async (database) => {
   const lines: Line[] = [];
-  for (const open of [openRabbitmq, openRedis]) lines.push(...(await intoBroker(database, await open())));
+  for (const open of [openRabbitmq, openRedis])
+    lines.push(...(await intoBroker({ database, broker: await open(), rows, contest })));
   return lines;
 };
-
-async function intoBroker(database: BenchDatabase, broker: BrokerUnderTest): Promise<Line[]> {
-  const { name } = broker;
-  const clearing = (run: () => Promise<number>) => async () => {
-    const rate = await run();
-    await broker.clear();
-    return rate;
-  };
-  const run = (topic: typeof keyed) =>
-    clearing(() => relayRate({ database, topic, rows, adapter: broker.adapter }));
-  const bodies = Array.from({ length: 500 }, () => JSON.stringify({ text: "x".repeat(290) }));
-  const raw = async (): Promise<number> => {
-    const start = performance.now();
-    for (let sent = 0; sent < rows; sent += bodies.length) await broker.publish(bodies);
-    return (rows / (performance.now() - start)) * 1_000;
-  };
-  // The raw client, and clearing, need the topology that the adapter makes.
-  for (const topic of [keyless, keyed])
-    await relayRate({ database, topic, rows: 1_000, adapter: broker.adapter });
-  const { lines, rate } = await contest([
-    { name: `relay to ${name}, no key`, run: run(keyless) },
-    { name: `relay to ${name}, key`, run: run(keyed) },
-    { name: `raw client to ${name}`, run: clearing(raw) },
-    { name: `bare loop to nothing`, run: () => bareLoopRate(database, keyless, rows) },
-  ]);
-  await broker.close();
-  const slower = Math.min(rate(`raw client to ${name}`), rate("bare loop to nothing"));
-  return [
-    ...lines,
-    line(
-      `relay to ${name}, no key / slower of raw and bare`,
-      rate(`relay to ${name}, no key`) / slower,
-      "x",
-      atLeast(0.8),
-    ),
-    line(
-      `relay to ${name}, key / slower of raw and bare`,
-      rate(`relay to ${name}, key`) / slower,
-      "x",
-      atLeast(0.8),
-    ),
-  ];
-}
 
 const million: Part = async (small) => {
   const big = await openDatabase("big");

@@ -18,7 +18,7 @@ export interface RawWay {
 export interface RawBroker {
   readonly name: string;
   readonly adapter: () => Adapter;
-  /** Less and less of what our adapter does is left out; the last one is what it is compared with. */
+  /** Less and less of what our adapter does is left out. The first is the least a message can be. */
   readonly ways: readonly RawWay[];
   /** What our adapter does and no way of the raw client does. */
   readonly note?: string;
@@ -44,6 +44,22 @@ const batchSize = 500;
 /** While one batch is confirmed the next one is written. */
 const batchesAtOnce = 2;
 
+/** Sends `count` messages, batch by batch, as many batches at once as pays. */
+export async function inBatches(
+  count: number,
+  send: (first: number, count: number) => Promise<unknown>,
+): Promise<void> {
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < count) {
+      const first = next;
+      next += batchSize;
+      await send(first, Math.min(batchSize, count - first));
+    }
+  };
+  await Promise.all(Array.from({ length: batchesAtOnce }, lane));
+}
+
 export interface Cost {
   readonly perSecond: number;
   /** CPU of this process, in microseconds per message. */
@@ -57,15 +73,7 @@ export async function measure(
 ): Promise<Cost> {
   const cpu = process.cpuUsage();
   const start = performance.now();
-  let next = 0;
-  const lane = async (): Promise<void> => {
-    while (next < count) {
-      const first = next;
-      next += batchSize;
-      await send(Array.from({ length: Math.min(batchSize, count - first) }, (_, i) => payloadOf(first + i)));
-    }
-  };
-  await Promise.all(Array.from({ length: batchesAtOnce }, lane));
+  await inBatches(count, (first, size) => send(Array.from({ length: size }, (_, i) => payloadOf(first + i))));
   const seconds = (performance.now() - start) / 1_000;
   const { user, system } = process.cpuUsage(cpu);
   return { perSecond: count / seconds, cpuUs: (user + system) / count };
