@@ -70,7 +70,7 @@ export const observing: readonly Scenario[] = [
         { group, holdBelow: 0, retry },
         (n, { log, attempt }) => {
           log.info({ n }, "handling");
-          log.error({ n }, "handling");
+          log.warn({ n }, "handling");
           if (n === 1 && attempt === 1) throw new Error("once");
           return n === 2 ? deadLetter("no") : undefined;
         },
