@@ -34,6 +34,7 @@ const rows: readonly (readonly [string, (capabilities: Capabilities) => string])
   ["one id published twice is stored once", ({ dedupe }) => (dedupe ? "yes" : "no: the inbox removes it")],
   ["a message that kills its process is found", ({ deliveryCount }) => yes(deliveryCount)],
   ["longest delay", ({ maxDelayMs }) => days(maxDelayMs)],
+  ["a delayed message can be cancelled", ({ cancel }) => yes(cancel)],
   ["largest body", ({ maxBytes }) => mebibytes(maxBytes)],
 ];
 

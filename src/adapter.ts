@@ -193,6 +193,12 @@ export interface Adapter {
   declare(topology: Topology): Promise<void>;
   /** One result per message, in order. Never rejects. Declared topology is assumed. */
   publish(batch: readonly OutgoingMessage[]): Promise<readonly PublishResult[]>;
+  /**
+   * Takes back what was published to the topic with this id and a delay, if that has not passed: no group gets it, and its id
+   * and idempotency key may be used again. `false`: there is none, or it is too late. Declared topology is assumed. Rejects
+   * when it is not known. Only with `capabilities.cancel`.
+   */
+  cancel?(topic: TopicSpec, id: string): Promise<boolean>;
   /** Starts handing over. Resolves when messages published from now on are sure to arrive. Rejects like `connect` and `declare`. */
   subscribe(spec: SubscribeSpec, sink: DeliverySink): Promise<Subscription>;
   openDeadLetters(spec: GroupSpec): Promise<DeadLetterCursor>;

@@ -36,6 +36,17 @@ export interface Bus<Tx = unknown, Handle = unknown> extends Publisher, AsyncDis
     options: ConsumeOptions<Output, Tx, Keyed, Mode>,
     handler: Handler<Output, Tx, Mode>,
   ): Promise<Consumer>;
+  /**
+   * Takes a delayed message back by its id (`receipt.id`). `true`: no group will get it, and its id may be used again.
+   * `false`: unknown, or too late, because its delay has passed; one that waits in an outbox has not been sent yet and is
+   * unknown too. What waits for a retry has come already and cannot be taken back. Rejects with `ERR_CAPABILITY` where the
+   * broker cannot (`bus.capabilities.cancel`), and with `TransportError` when it does not answer: then call again.
+   *
+   * @example
+   * const reminder = await bus.publish(PaymentReminder, order, { delay: "3d" });
+   * await bus.cancel(PaymentReminder, reminder.id); // paid meanwhile
+   */
+  cancel<Input, Output>(topic: Topic<Input, Output>, id: string): Promise<boolean>;
   /** Puts middleware around the handlers of consumers started from now on, outermost first. */
   use(middleware: AnyMiddleware): void;
   /** Publishes inside the caller's own open transaction: the messages leave if and only if it commits. A relay must run. */

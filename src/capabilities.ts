@@ -25,6 +25,8 @@ export interface Capabilities {
   readonly durability: readonly Durability[];
   /** Longest delay of a retry or a delayed publish, in milliseconds. */
   readonly maxDelayMs: number;
+  /** A delayed message can be taken back while it waits: `bus.cancel`. */
+  readonly cancel: boolean;
   /** Largest body in bytes. */
   readonly maxBytes: number;
 }

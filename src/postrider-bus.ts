@@ -1,6 +1,7 @@
 /** The implementation of `Bus`: wires producer, consumers, outbox, relays and dead letters to one adapter and one store. */
 import type { Adapter, GroupSpec } from "./adapter.ts";
 import type { Bus, DeclareOptions } from "./bus.ts";
+import { cancelDelayed } from "./cancel.ts";
 import type { Capabilities } from "./capabilities.ts";
 import type { Check } from "./check-back.ts";
 import type { Runtime } from "./clock.ts";
@@ -143,6 +144,11 @@ export class PostriderBus implements Bus {
     } finally {
       this.#starting.delete(starting);
     }
+  }
+
+  async cancel(topic: unknown, id: string): Promise<boolean> {
+    this.#checkOpen();
+    return cancelDelayed(this.#context.adapter, (spec) => this.#connection.readyForTopic(spec), topic, id);
   }
 
   use(middleware: AnyMiddleware): void {

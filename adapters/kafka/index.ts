@@ -75,6 +75,7 @@ function capabilitiesOf(maxBytes: number): Capabilities {
     dedupe: false,
     durability: ["none", "accepted", "replicated"],
     maxDelayMs: 365 * dayMs,
+    cancel: false,
     maxBytes,
   };
 }

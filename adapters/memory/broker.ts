@@ -9,6 +9,8 @@ export interface Entry {
   redeliveries: number;
   /** Monotonic milliseconds; not handed over earlier. */
   readonly dueAt: number;
+  /** It was published with a delay, and is not a copy that waits for another attempt. */
+  readonly scheduled: boolean;
 }
 
 export interface GroupQueue {
@@ -25,7 +27,7 @@ export interface GroupQueue {
 
 interface MemoryTopic {
   /** What was published while there was no group. */
-  retained: WireMessage[];
+  retained: { readonly message: WireMessage; readonly dueAt: number }[];
   readonly groups: Map<string, GroupQueue>;
   /** Until when a message id, or an idempotency key, is remembered. */
   readonly seen: Map<string, number>;
@@ -54,17 +56,39 @@ export class MemoryBroker {
     };
     state.groups.set(group, queue);
     if (state.groups.size > 1) return;
-    for (const message of state.retained) this.add(queue, message);
+    for (const { message, dueAt } of state.retained) this.add(queue, message, dueAt, true);
     state.retained = [];
   }
 
-  /** `false`: it was published before, by its id or idempotency key. */
-  publish(topic: string, message: WireMessage, now: number): boolean {
+  /** `dueAt` 0: now. `false`: it was published before, by its id or idempotency key. */
+  publish(topic: string, message: WireMessage, now: number, dueAt: number): boolean {
     const state = this.#topic(topic);
     if (!remember(state.seen, message.attributes, now)) return false;
-    if (state.groups.size === 0) state.retained.push(message);
-    for (const queue of state.groups.values()) this.add(queue, message);
+    if (state.groups.size === 0) state.retained.push({ message, dueAt });
+    for (const queue of state.groups.values()) this.add(queue, message, dueAt, true);
     return true;
+  }
+
+  /** Takes back what waits for its delay to pass. `false`: there is none of this id. */
+  cancel(topic: string, id: string, now: number): boolean {
+    const state = this.#topic(topic);
+    const cancelled = new Set<WireMessage>();
+    const stays = ({
+      message,
+      dueAt,
+    }: {
+      readonly message: WireMessage;
+      readonly dueAt: number;
+    }): boolean => {
+      if (message.attributes["id"] !== id || dueAt <= now) return true;
+      cancelled.add(message);
+      return false;
+    };
+    state.retained = state.retained.filter(stays);
+    for (const { delayed } of state.groups.values())
+      delayed.splice(0, Infinity, ...delayed.filter((entry) => !entry.scheduled || stays(entry)));
+    for (const { attributes } of cancelled) for (const key of dedupeKeys(attributes)) state.seen.delete(key);
+    return cancelled.size > 0;
   }
 
   group(topic: string, group: string): GroupQueue {
@@ -74,9 +98,9 @@ export class MemoryBroker {
   }
 
   /** Puts a message at the end of a group's queue, now or when it is due. */
-  add(queue: GroupQueue, message: WireMessage, dueAt = 0): void {
+  add(queue: GroupQueue, message: WireMessage, dueAt = 0, scheduled = false): void {
     this.#sequence += 1;
-    const entry: Entry = { sequence: this.#sequence, message, redeliveries: 0, dueAt };
+    const entry: Entry = { sequence: this.#sequence, message, redeliveries: 0, dueAt, scheduled };
     if (dueAt === 0) queue.ready.push(entry);
     else insert(queue.delayed, entry, (other) => other.dueAt > dueAt);
     wake(queue);
@@ -93,7 +117,13 @@ export class MemoryBroker {
     this.#sequence += 1;
     const id = idOf(topic, String(this.#sequence), message);
     if (!queue.dead.has(id))
-      queue.dead.set(id, { sequence: this.#sequence, message, redeliveries: 0, dueAt: 0 });
+      queue.dead.set(id, {
+        sequence: this.#sequence,
+        message,
+        redeliveries: 0,
+        dueAt: 0,
+        scheduled: false,
+      });
   }
 
   #topic(name: string): MemoryTopic {
@@ -118,9 +148,12 @@ export function wake(queue: GroupQueue): void {
   for (const waker of queue.wakers) waker();
 }
 
+function dedupeKeys({ id = "", idempotencykey = "" }: Headers): string[] {
+  return [id === "" ? [] : `id:${id}`, idempotencykey === "" ? [] : `key:${idempotencykey}`].flat();
+}
+
 function remember(seen: Map<string, number>, attributes: Headers, now: number): boolean {
-  const { id = "", idempotencykey = "" } = attributes;
-  const keys = [id === "" ? [] : `id:${id}`, idempotencykey === "" ? [] : `key:${idempotencykey}`].flat();
+  const keys = dedupeKeys(attributes);
   for (const [key, until] of seen) {
     if (until > now) break;
     seen.delete(key);

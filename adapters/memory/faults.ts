@@ -5,6 +5,7 @@ export type MemoryOperation =
   | "connect"
   | "declare"
   | "publish"
+  | "cancel"
   | "subscribe"
   | "ack"
   | "defer"

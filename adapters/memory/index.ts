@@ -6,7 +6,7 @@ import { type Adapter, type Capabilities, checkKeys } from "../../src/spi.ts";
 import { createConnection } from "./connection.ts";
 import { openCursor } from "./dead-letters.ts";
 import type { MemoryFaults } from "./faults.ts";
-import { publishBatch } from "./publisher.ts";
+import { maxDelayMs, publishBatch } from "./publisher.ts";
 import { MemorySubscription } from "./subscriber.ts";
 
 export type { MemoryFaults, MemoryOperation } from "./faults.ts";
@@ -30,7 +30,8 @@ const capabilities: Capabilities = {
   settlement: "atomic",
   dedupe: true,
   durability: ["none", "accepted", "replicated"],
-  maxDelayMs: 365 * 86_400_000,
+  maxDelayMs,
+  cancel: true,
   maxBytes: 64 * 1_048_576,
 };
 
@@ -59,6 +60,14 @@ export function memory(options: MemoryOptions = {}): MemoryAdapter {
       if (performed.kind !== "done") throw performed.error;
     },
     publish: (batch) => publishBatch(connection, batch),
+    async cancel(topic, id) {
+      const performed = await connection.perform("cancel", () => {
+        const now = connection.context.runtime.monotonic();
+        return connection.broker.cancel(connection.nameOf(topic), id, now);
+      });
+      if (performed.kind !== "done") throw performed.error;
+      return performed.value;
+    },
     async subscribe(spec, sink) {
       const performed = await connection.perform(
         "subscribe",

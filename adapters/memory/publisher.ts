@@ -1,6 +1,15 @@
-import type { OutgoingMessage, PublishResult } from "../../src/spi.ts";
+import {
+  type OutgoingMessage,
+  type PublishResult,
+  type WireMessage,
+  header,
+  headerTime,
+} from "../../src/spi.ts";
 import type { MemoryConnection } from "./connection.ts";
 import { copyMessage } from "./mapping.ts";
+
+/** Longest delay, in milliseconds. */
+export const maxDelayMs: number = 365 * 86_400_000;
 
 /** Stores a batch. The whole of it is one step, as with a server that answers once per request. */
 export async function publishBatch(
@@ -22,7 +31,8 @@ function store(connection: MemoryConnection, outgoing: OutgoingMessage): Publish
   const topic = connection.nameOf(destination.topic);
   const message = copyMessage(outgoing.message);
   if (destination.group === undefined) {
-    const fresh = broker.publish(topic, message, context.runtime.monotonic());
+    const now = context.runtime.monotonic();
+    const fresh = broker.publish(topic, message, now, dueAt(message, context.runtime.now(), now));
     return { status: "accepted", durability, duplicate: !fresh };
   }
   broker.declareGroup(topic, destination.group);
@@ -30,4 +40,10 @@ function store(connection: MemoryConnection, outgoing: OutgoingMessage): Publish
   if (destination.dead === true) broker.bury(topic, queue, message);
   else broker.add(queue, message);
   return { status: "accepted", durability };
+}
+
+/** When a delayed message is due by the monotonic clock; 0 is now. What is later than any delay was not written by us. */
+function dueAt({ headers }: WireMessage, wallClock: number, now: number): number {
+  const delayMs = (headerTime(headers, header.notBefore) ?? 0) - wallClock;
+  return delayMs > 0 && delayMs <= maxDelayMs ? now + delayMs : 0;
 }

@@ -29,6 +29,7 @@ const capabilities: Capabilities = {
   dedupe: false,
   durability: ["none", "accepted", "replicated"],
   maxDelayMs,
+  cancel: false,
   // `max_message_size` of RabbitMQ 4 by default; above it the server closes the channel.
   maxBytes: 16 * 1_048_576,
 };

@@ -22,6 +22,7 @@ const capabilities: Capabilities = {
   dedupe: true,
   durability: ["none", "accepted", "replicated"],
   maxDelayMs: 365 * 86_400_000,
+  cancel: false,
   maxBytes: 64 * 1_048_576,
 };
 

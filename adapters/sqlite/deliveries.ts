@@ -99,13 +99,30 @@ export function take(sql: Sql, { group, message, epoch }: Lease): boolean {
     epoch,
   );
   if (row === undefined) return false;
-  if (row.key !== null) {
-    sql.run(
-      `UPDATE postrider_deliveries SET state = 0 WHERE state = 1 AND group_id = ?1 AND message_id =
-         (SELECT message_id FROM postrider_deliveries WHERE group_id = ?1 AND key = ?2 ORDER BY message_id LIMIT 1)`,
-      group,
-      row.key,
-    );
-  }
+  letNextGo(sql, group, row.key);
   return true;
+}
+
+/** Takes back a message that nobody has been given yet. What waited behind it in its key goes. */
+export function takeBack(sql: Sql, message: number): void {
+  const rows = sql.all<{ group_id: number; key: string | null }>(
+    `SELECT d.group_id, d.key FROM postrider_messages m JOIN postrider_groups g ON g.topic_id = m.topic_id
+       JOIN postrider_deliveries d ON d.group_id = g.id AND d.message_id = m.id WHERE m.id = ?`,
+    message,
+  );
+  for (const { group_id: group, key } of rows) {
+    sql.run("DELETE FROM postrider_deliveries WHERE group_id = ? AND message_id = ?", group, message);
+    letNextGo(sql, group, key);
+  }
+  sql.run("DELETE FROM postrider_messages WHERE id = ?", message);
+}
+
+function letNextGo(sql: Sql, group: number, key: string | null): void {
+  if (key === null) return;
+  sql.run(
+    `UPDATE postrider_deliveries SET state = 0 WHERE state = 1 AND group_id = ?1 AND message_id =
+       (SELECT message_id FROM postrider_deliveries WHERE group_id = ?1 AND key = ?2 ORDER BY message_id LIMIT 1)`,
+    group,
+    key,
+  );
 }

@@ -20,7 +20,7 @@ import {
 } from "../../src/spi.ts";
 import { SqliteConnection } from "./connection.ts";
 import { openCursor } from "./dead-letters.ts";
-import { maxDelayMs, publishBatch } from "./publisher.ts";
+import { cancelDelayed, maxDelayMs, publishBatch } from "./publisher.ts";
 import { createStore } from "./store.ts";
 import { SqliteSubscription } from "./subscriber.ts";
 
@@ -49,6 +49,7 @@ const capabilities: Capabilities = {
   dedupe: true,
   durability: ["none", "accepted", "replicated"],
   maxDelayMs,
+  cancel: true,
   maxBytes: 64 * 1_048_576,
 };
 
@@ -71,6 +72,7 @@ export function sqlite(options: SqliteOptions): SqliteAdapter {
     connect: (context) => connection.connect(context),
     declare: (topology) => connection.declare(topology),
     publish: (batch) => publishBatch(connection, batch),
+    cancel: (topic, id) => cancelDelayed(connection, connection.nameOf(topic), id),
     async subscribe(spec, sink) {
       const group = await connection.group(spec);
       const subscription = new SqliteSubscription(connection, spec, sink, group);

@@ -1,5 +1,6 @@
 /** Publishing: a batch is one write, which shares its flush with others that wait at the same time. */
 import {
+  type Headers,
   type OutgoingMessage,
   type PublishResult,
   type WireMessage,
@@ -7,6 +8,7 @@ import {
   headerTime,
 } from "../../src/spi.ts";
 import type { SqliteConnection } from "./connection.ts";
+import { takeBack } from "./deliveries.ts";
 import { addDead, addForGroup, addForTopic } from "./messages.ts";
 import { brokerError, isUnknown } from "./errors.ts";
 import type { Sql } from "./sql.ts";
@@ -37,6 +39,39 @@ export async function publishBatch(
   }
 }
 
+/** Takes back what waits for its delay to pass. `false`: there is none of this id. Rejects when that is not known. */
+export async function cancelDelayed(
+  connection: SqliteConnection,
+  topic: string,
+  id: string,
+): Promise<boolean> {
+  try {
+    const now = connection.now();
+    const cancelled = await connection.write((sql) => cancel(sql, topicId(sql, topic), id, now));
+    if (cancelled) connection.poke(topic);
+    return cancelled;
+  } catch (cause) {
+    throw brokerError("cancel", connection.path, cause);
+  }
+}
+
+function cancel(sql: Sql, topic: number, id: string, now: number): boolean {
+  // `due_at > 0` is what the index is for.
+  const rows = sql.all<{ id: number; attributes: string }>(
+    `SELECT id, attributes FROM postrider_messages
+     WHERE topic_id = ? AND attributes ->> '$.id' = ? AND due_at > 0 AND due_at > ?`,
+    topic,
+    id,
+    now,
+  );
+  for (const row of rows) {
+    takeBack(sql, row.id);
+    for (const key of dedupeKeys(JSON.parse(row.attributes) as Headers))
+      sql.run("DELETE FROM postrider_published WHERE topic_id = ? AND key = ?", topic, key);
+  }
+  return rows.length > 0;
+}
+
 function add(sql: Sql, topic: string, outgoing: OutgoingMessage, now: number): PublishResult {
   const { destination, message, durability } = outgoing;
   const id = topicId(sql, topic);
@@ -59,9 +94,7 @@ function dueAt({ headers }: WireMessage, now: number): number {
 
 /** `false`: published before, by its id or idempotency key. */
 function remember(sql: Sql, topic: number, { attributes }: WireMessage, now: number): boolean {
-  const keys: string[] = [];
-  if (attributes["id"] !== undefined) keys.push(`id:${attributes["id"]}`);
-  if (attributes["idempotencykey"] !== undefined) keys.push(`key:${attributes["idempotencykey"]}`);
+  const keys = dedupeKeys(attributes);
   const isKnown = (key: string): boolean =>
     sql.get(
       "SELECT 1 FROM postrider_published WHERE topic_id = ? AND key = ? AND until > ?",
@@ -79,6 +112,13 @@ function remember(sql: Sql, topic: number, { attributes }: WireMessage, now: num
     );
   }
   return true;
+}
+
+function dedupeKeys({ id, idempotencykey }: Headers): string[] {
+  return [
+    ...(id === undefined ? [] : [`id:${id}`]),
+    ...(idempotencykey === undefined ? [] : [`key:${idempotencykey}`]),
+  ];
 }
 
 /** Removes more old keys than this batch adds, so that the table never holds much more than the window. */

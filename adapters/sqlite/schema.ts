@@ -24,7 +24,7 @@ export const state = { ready: 0, behind: 1, delayed: 2, leased: 3 } as const;
 
 export const brokerPart: Part = {
   name: "broker",
-  version: 1,
+  version: 2,
   steps: [
     [
       `CREATE TABLE postrider_topics (
@@ -79,6 +79,10 @@ export const brokerPart: Part = {
         until    INTEGER NOT NULL,
         UNIQUE (topic_id, key)
       ) STRICT`,
+    ],
+    // Cancelling finds a delayed message by its id.
+    [
+      `CREATE INDEX postrider_messages_delayed ON postrider_messages (topic_id, attributes ->> '$.id') WHERE due_at > 0`,
     ],
   ],
 };

@@ -119,6 +119,7 @@ const capabilities: spi.Capabilities = {
   dedupe: false,
   durability: ["none", "accepted", "replicated"],
   maxDelayMs: 86_400_000,
+  cancel: false,
   maxBytes: 1_048_576,
 };
 

@@ -5,7 +5,7 @@ import { createBus } from "postrider";
 import { sqlite } from "postrider/sqlite";
 import { eventually } from "postrider/testing";
 import { describe, it } from "vitest";
-import { storePart } from "../../adapters/sqlite/schema.ts";
+import { brokerPart, storePart } from "../../adapters/sqlite/schema.ts";
 import { nodeRuntime } from "../../src/clock.ts";
 import { insist } from "../support/sqlite-database.ts";
 import { items, startHandling, steps } from "../support/sqlite-child.ts";
@@ -161,7 +161,7 @@ describe("sqlite, several processes and crashes", () => {
     assert.deepEqual(
       parts.map(({ part, version }) => ({ part, version })),
       [
-        { part: "broker", version: 1 },
+        { part: "broker", version: brokerPart.version },
         { part: "store", version: storePart.version },
       ],
     );

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { MessagingError } from "../../errors.ts";
 import { nodeRuntime } from "../../clock.ts";
 import { retryAfter } from "../../outcome.ts";
+import { constant } from "../../retry/backoff.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
@@ -56,6 +57,85 @@ export const delay: readonly Scenario[] = [
       assert.equal(after.received[0]?.payload, "one");
       assert.ok(performance.now() - sent >= 3_995, "it came too early");
     },
+  ),
+
+  scenario(
+    "L7",
+    "a delayed message that is cancelled in time reaches no group, and its id may be used again",
+    async (world) => {
+      const topic = world.topic<string>({ key: () => "k", partitions: 1 });
+      const [bus, other] = [await world.bus(), await world.bus()];
+      await bus.publish(topic, "before any group", { id: "early", delay: "1m" });
+      assert.equal(await other.cancel(topic, "early"), true);
+      const [first, second] = [
+        await world.consume(bus, topic, { group: "first", order: "key" }),
+        await world.consume(other, topic, { group: "second" }),
+      ];
+
+      const wait = { delay: "1500ms" } as const;
+      await bus.publish(topic, "cancelled", { ...wait, id: "one", idempotencyKey: "order-1" });
+      await bus.publish(topic, "kept", { ...wait, id: "two" });
+      await bus.publish(topic, "far away", { id: "three", delay: "1h" });
+      await bus.publish(topic, "behind it in its key", { id: "four" });
+      // From another bus: it is the broker that knows.
+      assert.deepEqual(
+        [await other.cancel(topic, "one"), await other.cancel(topic, "one"), await bus.cancel(topic, "none")],
+        [true, false, false],
+      );
+      assert.equal(await bus.cancel(topic, "three"), true);
+      const again = await bus.publish(topic, "again", { id: "one", idempotencyKey: "order-1" });
+      assert.equal(again.duplicate, false);
+
+      for (const recorder of [first, second]) {
+        await recorder.waitFor(3);
+        assert.deepEqual(recorder.received.map(({ payload }) => payload).toSorted(), [
+          "again",
+          "behind it in its key",
+          "kept",
+        ]);
+      }
+      assert.equal(await bus.cancel(topic, "two"), false);
+    },
+    ({ cancel }) => (cancel ? undefined : "the broker cannot take a delayed message back (L9)"),
+  ),
+
+  scenario(
+    "L8",
+    "what waits for its retry cannot be cancelled: it has come already",
+    async (world) => {
+      const bus = await world.bus();
+      const topic = world.topic<string>();
+      const retry = { maxAttempts: 2, backoff: constant("1s") };
+      const recorder = await world.consume(
+        bus,
+        topic,
+        { group: "g", holdBelow: 0, retry },
+        (_, { attempt }) => {
+          if (attempt === 1) throw new Error("later");
+        },
+      );
+
+      await bus.publish(topic, "one", { id: "one", delay: 100 });
+      await eventually(() => assert.ok(world.events.some(({ type }) => type === "retry")));
+      assert.equal(await bus.cancel(topic, "one"), false);
+
+      await recorder.waitFor(2, "deliveries");
+      assert.equal(recorder.received[1]?.attempt, 2);
+    },
+    ({ cancel }) => (cancel ? undefined : "the broker cannot take a delayed message back (L9)"),
+  ),
+
+  scenario(
+    "L9",
+    "where the broker cannot take a delayed message back, cancelling is refused",
+    async (world) => {
+      const bus = await world.bus();
+      await assert.rejects(
+        bus.cancel(world.topic<string>(), "one"),
+        (error) => MessagingError.is(error) && error.code === "ERR_CAPABILITY",
+      );
+    },
+    ({ cancel }) => (cancel ? "it can (L7)" : undefined),
   ),
 
   scenario("L4", "a delay that is none is refused before anything is sent", async (world) => {
