@@ -118,27 +118,31 @@ export function consuming(): void {
         why: "none has come to its consumer",
       },
     ];
-    test.for(deaf)("$what is noticed, and replaced: what waits is handled", async (given, { skip }) => {
-      const ctl = controller() ?? skip();
-      const { bus } = openBus();
-      const topic = defineTopic<number>(unique("deaf"));
-      const handled = new Set<number>();
-      await bus.consume(topic, { group: "g" }, (n) => void handled.add(n));
-      await bus.publish(topic, 1);
-      await eventually(() => expect([...handled]).toEqual([1]));
-      expect(bus.health().ready).toBe(true);
+    test.for(deaf)(
+      "$what is noticed, and replaced: what waits is handled",
+      { timeout: 120_000 },
+      async (given, { skip }) => {
+        const ctl = controller() ?? skip();
+        const { bus } = openBus();
+        const topic = defineTopic<number>(unique("deaf"));
+        const handled = new Set<number>();
+        await bus.consume(topic, { group: "g" }, (n) => void handled.add(n));
+        await bus.publish(topic, 1);
+        await eventually(() => expect([...handled]).toEqual([1]));
+        expect(bus.health().ready).toBe(true);
 
-      withQueue(ctl, topic.name, given.erlang);
-      await bus.publish(topic, 2);
+        withQueue(ctl, topic.name, given.erlang);
+        await bus.publish(topic, 2);
 
-      await eventually(() => {
-        const { ready, checks } = bus.health();
-        expect(ready).toBe(false);
-        expect(JSON.stringify(checks)).toContain(given.why);
-      }, 60_000);
-      await eventually(() => expect([...handled]).toEqual([1, 2]), 60_000);
-      await eventually(() => expect(bus.health().ready).toBe(true));
-    });
+        await eventually(() => {
+          const { ready, checks } = bus.health();
+          expect(ready).toBe(false);
+          expect(JSON.stringify(checks)).toContain(given.why);
+        }, 60_000);
+        await eventually(() => expect([...handled]).toEqual([1, 2]), 60_000);
+        await eventually(() => expect(bus.health().ready).toBe(true));
+      },
+    );
   });
 
   test("no more than the window is ever handed over, also over a pause", async () => {
