@@ -49,5 +49,6 @@ export type { RetryOptions } from "./retry/policy.ts";
 export type { OnceByLeaseOptions, OnceOptions } from "./run-once.ts";
 export type { InputOf, OutputOf, StandardSchema } from "./schema.ts";
 export type { MigrationReport, RelayOrder, Store } from "./store.ts";
+export type { TlsOptions } from "./tls.ts";
 export { defineTopic } from "./topic.ts";
 export type { Topic, TopicOptions } from "./topic.ts";

@@ -74,3 +74,5 @@ export { checkBoolean, checkFunction, checkInteger, checkKeys, checkOneOf, check
 export { jittered, retryLoop } from "./retry/loop.ts";
 export { restored, storable } from "./storable-text.ts";
 export { orderKey } from "./store.ts";
+export { checkTls, isTlsCode, warnOfInsecurity } from "./tls.ts";
+export type { TlsOptions } from "./tls.ts";

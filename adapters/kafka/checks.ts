@@ -1,5 +1,5 @@
 /** Settings of the broker that cannot keep what we promise: said once each, by name, with what helps. */
-import { formatDuration } from "../../src/spi.ts";
+import { formatDuration, warnOfInsecurity } from "../../src/spi.ts";
 import type { CheckedOptions } from "./options.ts";
 import type { BrokerSettings, TopicSettings } from "./settings.ts";
 
@@ -22,12 +22,9 @@ export function checkBroker(options: CheckedOptions, settings: BrokerSettings, w
       "the broker lets a replica lead that misses confirmed messages: set unclean.leader.election.enable=false",
     );
   }
-  if (options.sasl?.mechanism === "plain" && options.ssl === false) {
-    warn("KAFKA_PLAIN", "sasl plain without ssl sends the password readably: use ssl, or a scram mechanism");
-  }
-  if (typeof options.ssl === "object" && options.ssl.rejectUnauthorized === false) {
-    warn("KAFKA_TLS", "ssl.rejectUnauthorized is false: anybody can pose as the broker");
-  }
+  const { tls, sasl, brokers: addresses } = options;
+  const clear = tls === undefined && sasl?.mechanism === "plain" ? addresses : [];
+  warnOfInsecurity("Kafka", { tls, clear }, warn);
 }
 
 /** A topic that was there before: whether a confirmed message survives the loss of a broker. */

@@ -7,7 +7,7 @@ import tls from "node:tls";
 import type { ConnectionOptions } from "node:tls";
 import type kafkajs from "kafkajs";
 import type { ISocketFactoryArgs, Kafka, LogEntry, RetryOptions } from "kafkajs";
-import { isTlsFailure } from "./errors.ts";
+import { isTlsCode } from "../../src/spi.ts";
 import type { CheckedOptions } from "./options.ts";
 
 /** The loaded client library. */
@@ -57,7 +57,7 @@ export function openClient({ library, options, retry, onLog, onSocketLost }: Cli
     sockets.add(socket);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, keepAliveMs);
-    socket.on("error", (error) => (untrusted = isTlsFailure(error)));
+    socket.on("error", (error) => (untrusted = isTlsCode((error as NodeJS.ErrnoException).code)));
     socket.on("secureConnect", () => (untrusted = false));
     socket.on("close", () => {
       sockets.delete(socket);
@@ -80,7 +80,7 @@ export function openClient({ library, options, retry, onLog, onSocketLost }: Cli
     kafka: new library.Kafka({
       brokers: [...options.brokers],
       clientId: options.clientId,
-      ssl: options.ssl,
+      ssl: options.tls ?? false,
       ...(options.sasl === undefined ? {} : { sasl: options.sasl }),
       connectionTimeout: connectionTimeoutMs,
       requestTimeout: requestTimeoutMs,
@@ -107,11 +107,10 @@ function connect(
   ssl: ConnectionOptions | undefined,
   onConnect: () => void,
 ): net.Socket {
-  // `ssl: true` is passed on as it is, against the client's types; `false` and undefined are no TLS.
+  // The client passes `false` on, against its types.
   if (!(ssl as ConnectionOptions | boolean | undefined)) return net.connect({ host, port }, onConnect);
-  const given = typeof ssl === "object" ? ssl : {};
   const servername = net.isIP(host) === 0 ? { servername: host } : {};
-  return tls.connect({ host, port, ...servername, ...given }, onConnect);
+  return tls.connect({ host, port, ...servername, ...ssl }, onConnect);
 }
 
 /** A request is written at once and whole: its size in four bytes, then its kind in two. */

@@ -1,5 +1,5 @@
 /** The client's errors as the library's. The outer class of the client's errors says little; what counts is in the chain of causes. */
-import { ConfigurationError, MessagingError, TransportError } from "../../src/spi.ts";
+import { ConfigurationError, MessagingError, TransportError, isTlsCode } from "../../src/spi.ts";
 
 /** What can be read from an error and its causes. */
 interface Facts {
@@ -10,9 +10,6 @@ interface Facts {
   readonly names: ReadonlySet<string>;
   readonly text: string;
 }
-
-const tlsCode =
-  /^(?:SELF_SIGNED_CERT|DEPTH_ZERO_SELF_SIGNED|UNABLE_TO_(?:VERIFY|GET_ISSUER|GET_CRL|DECRYPT|DECODE)|CERT_|CRL_|HOSTNAME_MISMATCH|ERR_TLS_|ERR_SSL_|ERR_OSSL_|EPROTO$)/u;
 
 const authTypes: readonly string[] = [
   "SASL_AUTHENTICATION_FAILED",
@@ -138,19 +135,14 @@ export function kafkaError(
   return new TransportError(fallback, `${text}${listenerHint(facts)}`, { cause });
 }
 
-/** Whether a connection failed of a certificate or of the protocol of TLS, as the socket tells it. */
-export function isTlsFailure({ code }: NodeJS.ErrnoException): boolean {
-  return code !== undefined && tlsCode.test(code);
-}
-
 /** Why a configuration of TLS does not work. */
 function tlsError(text: string, facts: Facts, cause: unknown): MessagingError | undefined {
-  const code = [...facts.codes].find((one) => tlsCode.test(one));
+  const code = [...facts.codes].find(isTlsCode);
   const noTls = facts.text.includes("before secure TLS connection");
   if (code === undefined && !noTls) return undefined;
   const advice = noTls
-    ? "The listener may not speak TLS: try without ssl, or its TLS port."
-    : "Check ssl: ca, cert, key and the host name of the certificate.";
+    ? "The listener may not speak TLS: try without tls, or its TLS port."
+    : "Check tls: ca, cert, key and the host name of the certificate.";
   return new TransportError("ERR_TLS", `${text} ${advice}`, { cause });
 }
 
@@ -162,7 +154,7 @@ function unsupportedCodec(text: string, cause: unknown): MessagingError {
 /** A listener that expects TLS or SASL closes the connection and says nothing. */
 function listenerHint({ text }: Facts): string {
   return text.includes("Closed connection") || text.includes("closed by the server")
-    ? " If it never worked: the listener may expect ssl or sasl."
+    ? " If it never worked: the listener may expect tls or sasl."
     : "";
 }
 

@@ -19,7 +19,7 @@ const dayMs = 86_400_000;
  * @example
  * createBus({ adapter: kafka({ url: "kafka://localhost:9092" }) });
  * @example
- * kafka({ brokers: ["b1:9093", "b2:9093"], ssl: true, sasl: { mechanism: "scram-sha-512", username, password } });
+ * kafka({ brokers: ["b1:9093", "b2:9093"], tls: true, sasl: { mechanism: "scram-sha-512", username, password } });
  */
 export function kafka(options: KafkaOptions): Adapter {
   const checked = checkOptions(options);

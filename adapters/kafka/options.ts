@@ -3,10 +3,12 @@ import type { ConnectionOptions } from "node:tls";
 import type { SASLOptions } from "kafkajs";
 import {
   ConfigurationError,
+  type TlsOptions,
   checkInteger,
   checkKeys,
   checkOneOf,
   checkString,
+  checkTls,
   redactUrl,
 } from "../../src/spi.ts";
 
@@ -15,7 +17,7 @@ export type KafkaSasl = SASLOptions;
 
 export interface KafkaOptions {
   /**
-   * `kafka://host:9092,host:9092`. `?ssl=true`, `?clientId=…` and, with `user:password@` in front of the hosts,
+   * `kafka://host:9092,host:9092`. `?tls=true`, `?clientId=…` and, with `user:password@` in front of the hosts,
    * `?sasl=scram-sha-512` may follow; user and password are percent-encoded.
    */
   readonly url?: string | undefined;
@@ -23,8 +25,8 @@ export interface KafkaOptions {
   readonly brokers?: readonly string[] | undefined;
   /** Name of this client in the broker's logs and quotas. Default `"postrider"`. */
   readonly clientId?: string | undefined;
-  /** `true`, or Node's TLS options (`ca`, `cert`, `key`, `servername`, …). Default: no TLS. */
-  readonly ssl?: boolean | ConnectionOptions | undefined;
+  /** `true` for TLS as it is usual, or how. Default: no TLS. */
+  readonly tls?: boolean | TlsOptions | undefined;
   readonly sasl?: KafkaSasl | undefined;
   /** Of topics we create. Default: 3, or as many as there are brokers. */
   readonly replicationFactor?: number | undefined;
@@ -39,7 +41,7 @@ export interface KafkaOptions {
 export interface CheckedOptions {
   readonly brokers: readonly string[];
   readonly clientId: string;
-  readonly ssl: boolean | ConnectionOptions;
+  readonly tls: ConnectionOptions | undefined;
   readonly sasl: SASLOptions | undefined;
   readonly replicationFactor: number | undefined;
   readonly maxMessageBytes: number;
@@ -51,7 +53,7 @@ const knownOptions = [
   "url",
   "brokers",
   "clientId",
-  "ssl",
+  "tls",
   "sasl",
   "replicationFactor",
   "maxMessageBytes",
@@ -75,7 +77,7 @@ export function checkOptions(options: KafkaOptions): CheckedOptions {
   return {
     brokers: fromUrl?.brokers ?? checkBrokers(options.brokers),
     clientId: checkString("kafka clientId", options.clientId ?? fromUrl?.clientId ?? "postrider", 200),
-    ssl: checkSsl(options.ssl ?? fromUrl?.ssl ?? false),
+    tls: tlsOf(options.tls ?? fromUrl?.tls ?? false),
     sasl,
     replicationFactor:
       options.replicationFactor === undefined
@@ -92,7 +94,7 @@ export function checkOptions(options: KafkaOptions): CheckedOptions {
 }
 
 /** The platform's URL parser knows no list of hosts. */
-function parseUrl(url: unknown): Pick<KafkaOptions, "clientId" | "ssl" | "sasl"> & { brokers: string[] } {
+function parseUrl(url: unknown): Pick<KafkaOptions, "clientId" | "tls" | "sasl"> & { brokers: string[] } {
   const shown = typeof url === "string" ? redactUrl(url) : String(url);
   const refuse = (why: string): never => {
     throw new ConfigurationError(
@@ -106,12 +108,12 @@ function parseUrl(url: unknown): Pick<KafkaOptions, "clientId" | "ssl" | "sasl">
   if (match === null) return refuse("must name its brokers");
   const [, login, hosts = "", query = ""] = match;
   const parameters = new URLSearchParams(query);
-  checkKeys("kafka url", Object.fromEntries(parameters), ["ssl", "sasl", "clientId"]);
-  const ssl = parameters.get("ssl");
-  if (ssl !== null && ssl !== "true" && ssl !== "false") refuse("must have ssl=true or ssl=false");
+  checkKeys("kafka url", Object.fromEntries(parameters), ["tls", "sasl", "clientId"]);
+  const tls = parameters.get("tls");
+  if (tls !== null && tls !== "true" && tls !== "false") refuse("must have tls=true or tls=false");
   return {
     brokers: checkBrokers(hosts.split(",")),
-    ...(ssl === null ? {} : { ssl: ssl === "true" }),
+    ...(tls === null ? {} : { tls: tls === "true" }),
     ...(parameters.has("clientId") ? { clientId: parameters.get("clientId") ?? "" } : {}),
     ...(login === undefined ? {} : { sasl: parseLogin(login, parameters.get("sasl"), refuse) }),
   };
@@ -146,10 +148,9 @@ function checkBrokers(brokers: unknown): string[] {
   });
 }
 
-function checkSsl(ssl: unknown): boolean | ConnectionOptions {
-  if (typeof ssl === "boolean") return ssl;
-  if (typeof ssl === "object" && ssl !== null && !Array.isArray(ssl)) return ssl;
-  throw new ConfigurationError("ERR_CONFIG", "kafka ssl must be true, false or TLS options");
+function tlsOf(tls: boolean | TlsOptions): ConnectionOptions | undefined {
+  if (tls === false) return undefined;
+  return checkTls("kafka tls", tls === true ? {} : tls);
 }
 
 function checkSasl(sasl: SASLOptions): void {

@@ -6,7 +6,7 @@ import { loadClient } from "./dial.ts";
 import { brokerFull, closed } from "./errors.ts";
 import type { Settings } from "./options.ts";
 import { Publisher } from "./publisher.ts";
-import { checkServer, warnOfInsecurity } from "./server.ts";
+import { checkServer, checkSecurity } from "./server.ts";
 import { Declarations } from "./topology.ts";
 
 type Emit = AdapterContext["emit"];
@@ -88,7 +88,7 @@ export async function connectBroker(
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
-  warnOfInsecurity(settings, emit);
+  checkSecurity(settings, emit);
   announcer.begin();
   return {
     context,

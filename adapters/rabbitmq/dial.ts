@@ -75,9 +75,8 @@ function amqpUrl(node: Node, settings: Settings): Parameters<Client["connect"]>[
 }
 
 function socketOptions({ client, settings, role }: DialContext, node: Node): object {
-  const { insecureSkipVerify, ...tls } = settings.tls;
   return {
-    ...(node.secure ? { ...tls, rejectUnauthorized: insecureSkipVerify !== true } : {}),
+    ...(node.secure ? settings.tls : {}),
     // Nagle would hold back acks and the last publish of a burst; `corkWrites` gathers small writes instead.
     noDelay: true,
     clientProperties: { connection_name: `${settings.connectionName} ${role}`, product: "postrider" },

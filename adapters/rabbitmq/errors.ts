@@ -1,5 +1,5 @@
 /** Every error of amqplib, the network and the server, mapped to the library's own. Never shows a URL or a credential. */
-import { LifecycleError, MessagingError, PublishError, TransportError } from "../../src/spi.ts";
+import { LifecycleError, MessagingError, PublishError, TransportError, isTlsCode } from "../../src/spi.ts";
 
 interface Failure {
   readonly code?: unknown;
@@ -37,7 +37,7 @@ export function connectError(cause: unknown, address: string, vhost: string): Me
   }
   if (text.startsWith("SASL mechanism"))
     return new TransportError("ERR_AUTH", `${where}: ${text}. Choose another \`auth\`.`, { cause });
-  if (isTls(code)) {
+  if (isTlsCode(code)) {
     const hint = certificateHints[code] ?? "Check `tls` and the server's certificate.";
     return new TransportError("ERR_TLS", `no secure connection to ${where}: ${code}. ${hint}`, { cause });
   }
@@ -65,10 +65,6 @@ function reasonOf(code: string, text: string): string {
     default:
       return text.includes(code) ? text : `${code} ${text}`.trim();
   }
-}
-
-function isTls(code: string): boolean {
-  return /^(?:ERR_SSL_|ERR_TLS_|CERT_|EPROTO$)/u.test(code) || Object.hasOwn(certificateHints, code);
 }
 
 /** A connection, or one of its channels, has ended; what was under way on it is undecided. */

@@ -17,7 +17,7 @@ import { closed } from "./errors.ts";
 import { type RabbitmqOptions, checkOptions } from "./options.ts";
 import { RabbitmqSubscription } from "./subscriber.ts";
 
-export type { RabbitmqOptions, RabbitmqTlsOptions } from "./options.ts";
+export type { RabbitmqOptions } from "./options.ts";
 
 const capabilities: Capabilities = {
   persistent: true,

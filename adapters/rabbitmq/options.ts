@@ -3,33 +3,15 @@ import type { ConnectionOptions } from "node:tls";
 import {
   ConfigurationError,
   type Duration,
-  checkBoolean,
-  checkFunction,
+  type TlsOptions,
   checkInteger,
   checkKeys,
   checkOneOf,
   checkString,
+  checkTls,
   redactUrl,
   toMs,
 } from "../../src/spi.ts";
-
-/** How the server's certificate is checked and ours is shown, as `node:tls` takes it. Only for `amqps://`. */
-export interface RabbitmqTlsOptions extends Pick<
-  ConnectionOptions,
-  | "ca"
-  | "cert"
-  | "key"
-  | "pfx"
-  | "passphrase"
-  | "servername"
-  | "minVersion"
-  | "maxVersion"
-  | "ciphers"
-  | "checkServerIdentity"
-> {
-  /** `true`: any certificate is accepted, so anybody in between can read and change everything. Warns. Default `false`. */
-  readonly insecureSkipVerify?: boolean | undefined;
-}
 
 export interface RabbitmqOptions {
   /**
@@ -39,7 +21,8 @@ export interface RabbitmqOptions {
   readonly url?: string | undefined;
   /** Instead of `url`: nodes of one cluster, tried in turn. */
   readonly urls?: readonly string[] | undefined;
-  readonly tls?: RabbitmqTlsOptions | undefined;
+  /** Only for `amqps://`. */
+  readonly tls?: TlsOptions | undefined;
   /** How to log in. `"external"`: by the client certificate in `tls`. Default `"plain"`. */
   readonly auth?: "plain" | "amqplain" | "external" | undefined;
   /**
@@ -76,7 +59,8 @@ export interface Node {
 /** `RabbitmqOptions` checked and with defaults. */
 export interface Settings {
   readonly nodes: readonly [Node, ...Node[]];
-  readonly tls: RabbitmqTlsOptions;
+  /** For the nodes that are `secure`. */
+  readonly tls: ConnectionOptions;
   readonly auth: "plain" | "amqplain" | "external";
   readonly heartbeatSeconds: number;
   readonly connectTimeoutMs: number;
@@ -97,20 +81,6 @@ const knownOptions = [
   "connectionName",
 ] as const satisfies readonly (keyof RabbitmqOptions)[];
 
-const knownTlsOptions = [
-  "ca",
-  "cert",
-  "key",
-  "pfx",
-  "passphrase",
-  "servername",
-  "minVersion",
-  "maxVersion",
-  "ciphers",
-  "checkServerIdentity",
-  "insecureSkipVerify",
-] as const satisfies readonly (keyof RabbitmqTlsOptions)[];
-
 /** Throws `ConfigurationError` `ERR_CONFIG` naming the option and what is wrong with it. */
 export function checkOptions(options: RabbitmqOptions): Settings {
   checkKeys("rabbitmq", options, knownOptions);
@@ -127,7 +97,7 @@ export function checkOptions(options: RabbitmqOptions): Settings {
   );
   return {
     nodes: [first.node, ...others.map(({ node }) => node)],
-    tls: checkTls(
+    tls: tlsOf(
       options.tls,
       urls.map(({ node }) => node),
     ),
@@ -188,19 +158,9 @@ function parseUrl(text: string): { readonly node: Node; readonly query: URLSearc
   }
 }
 
-function checkTls(tls: RabbitmqTlsOptions = {}, nodes: readonly Node[]): RabbitmqTlsOptions {
-  if (typeof tls === "object" && tls !== null && "rejectUnauthorized" in tls) {
-    throw new ConfigurationError(
-      "ERR_CONFIG",
-      "rabbitmq tls: to accept any certificate say insecureSkipVerify: true; better, give the CA's certificate as ca",
-    );
-  }
-  checkKeys("rabbitmq tls", tls, knownTlsOptions);
+function tlsOf(tls: TlsOptions = {}, nodes: readonly Node[]): ConnectionOptions {
+  const checked = checkTls("rabbitmq tls", tls);
   if (Object.keys(tls).length > 0 && !nodes.every(({ secure }) => secure))
     throw new ConfigurationError("ERR_CONFIG", "rabbitmq tls needs URLs that begin with amqps://");
-  if (tls.insecureSkipVerify !== undefined)
-    checkBoolean("rabbitmq tls.insecureSkipVerify", tls.insecureSkipVerify);
-  if (tls.checkServerIdentity !== undefined)
-    checkFunction("rabbitmq tls.checkServerIdentity", tls.checkServerIdentity);
-  return { ...tls };
+  return checked;
 }

@@ -1,6 +1,6 @@
 /** What the server says of itself, and what is wrong with how we talk to it. */
 import type { ChannelModel } from "amqplib";
-import { type AdapterContext, ConfigurationError } from "../../src/spi.ts";
+import { type AdapterContext, ConfigurationError, warnOfInsecurity } from "../../src/spi.ts";
 import type { Settings } from "./options.ts";
 
 /** Quorum queues with time-outs and with dead-lettering that is confirmed exist since 3.10. */
@@ -25,26 +25,10 @@ export function checkServer({ connection }: ChannelModel, emit: AdapterContext["
   }
 }
 
-/** Warns of a password in clear on the network, and of certificates that are not checked. */
-export function warnOfInsecurity({ nodes, auth, tls }: Settings, emit: AdapterContext["emit"]): void {
-  if (tls.insecureSkipVerify === true) {
-    emit({
-      type: "warning",
-      code: "TLS_INSECURE",
-      message:
-        "tls.insecureSkipVerify: RabbitMQ's certificate is not checked; anybody in between can read along",
-    });
-  }
-  const plain = nodes.find(({ secure, hostname }) => !secure && !isLocal(hostname));
-  if (plain !== undefined && auth !== "external") {
-    emit({
-      type: "warning",
-      code: "PASSWORD_IN_CLEAR",
-      message: `the password for RabbitMQ at ${plain.address} travels unencrypted; use amqps://`,
-    });
-  }
-}
-
-function isLocal(hostname: string): boolean {
-  return hostname === "localhost" || hostname === "::1" || hostname.startsWith("127.");
+/** Of a password in clear on the network, and of certificates that are not checked. */
+export function checkSecurity({ nodes, auth, tls }: Settings, emit: AdapterContext["emit"]): void {
+  const clear = auth === "external" ? [] : nodes.filter(({ secure }) => !secure);
+  warnOfInsecurity("RabbitMQ", { tls, clear: clear.map(({ address }) => address) }, (code, message) =>
+    emit({ type: "warning", code, message }),
+  );
 }

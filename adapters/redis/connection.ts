@@ -5,6 +5,7 @@ import {
   type MessagingError,
   type Runtime,
   TransportError,
+  warnOfInsecurity,
 } from "../../src/spi.ts";
 import { checkServer } from "./checks.ts";
 import { Link, type LinkContext } from "./link.ts";
@@ -47,7 +48,9 @@ export class RedisConnection {
   async connect(context: AdapterContext): Promise<void> {
     if (this.#closed) throw closed();
     this.#context = context;
-    const { target, replicas } = this.options;
+    const { target, replicas, tls, password } = this.options;
+    const clear = tls === undefined && password !== undefined ? [target] : [];
+    warnOfInsecurity("Redis", { tls, clear }, this.warn);
     this.#commands ??= this.openLink("commands", (redis) => checkServer(redis, target, this.warn));
     if (replicas > 0) this.#publishing ??= this.openLink("publishing");
     await this.#commands.connect();

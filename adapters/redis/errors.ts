@@ -1,5 +1,5 @@
 /** Errors of the server, the client and the network, in the library's own terms. */
-import { ConfigurationError, MessagingError, TransportError } from "../../src/spi.ts";
+import { ConfigurationError, MessagingError, TransportError, isTlsCode } from "../../src/spi.ts";
 
 type TransportCode = ConstructorParameters<typeof TransportError>[0];
 
@@ -89,10 +89,6 @@ const texts: readonly (readonly [pattern: RegExp, meaning: Meaning])[] = [
   ],
 ];
 
-/** Codes of Node's and OpenSSL's errors that no repetition heals. */
-const tlsCodes =
-  /^(?:ERR_TLS_|ERR_SSL_|EPROTO$|CERT_|DEPTH_ZERO_SELF_SIGNED|SELF_SIGNED|UNABLE_TO_|ERROR_IN_CERT|HOSTNAME_MISMATCH|INVALID_CA|PATH_LENGTH|CRL_)/u;
-
 /** The word that names a server's error, wherever a script has put it in the text; `undefined` for any other error. */
 export function replyCode(error: unknown): string | undefined {
   if (!isReply(error)) return undefined;
@@ -163,7 +159,7 @@ export function connectError(target: string, cause: unknown, overTls = false): M
     return new TransportError(known as TransportCode, message, { cause, retryable });
   }
   const code = (cause as { readonly code?: unknown } | undefined)?.code;
-  if (typeof code === "string" && tlsCodes.test(code)) {
+  if (isTlsCode(code)) {
     const text = `${what} failed: TLS: ${textOf(cause)}. Check the certificate, and tls.ca; rediss:// needs a TLS port.`;
     return new TransportError("ERR_TLS", text, { cause });
   }

@@ -3,9 +3,11 @@ import type { ConnectionOptions } from "node:tls";
 import {
   ConfigurationError,
   type Duration,
+  type TlsOptions,
   checkInteger,
   checkKeys,
   checkString,
+  checkTls,
   redactUrl,
   toMs,
 } from "../../src/spi.ts";
@@ -17,8 +19,8 @@ export interface RedisOptions {
   readonly username?: string | undefined;
   /** Overrides the URL's. */
   readonly password?: string | undefined;
-  /** Options of Node's `tls.connect`, such as `ca`; turns TLS on. */
-  readonly tls?: ConnectionOptions | undefined;
+  /** Turns TLS on. */
+  readonly tls?: TlsOptions | undefined;
   /** Longest wait for one connection to be usable. Default `"10s"`. */
   readonly connectTimeout?: Duration | undefined;
   /**
@@ -67,9 +69,6 @@ export function checkOptions(options: RedisOptions): CheckedOptions {
   checkKeys("redis", options, knownOptions);
   const url = parseUrl(options.url);
   const { tls = url.protocol === "rediss:" ? {} : undefined } = options;
-  if (tls !== undefined && (typeof tls !== "object" || tls === null)) {
-    throw new ConfigurationError("ERR_CONFIG", "redis tls must be an object of options of tls.connect");
-  }
   // An IPv6 address is in brackets in a URL, and nowhere else.
   const host = url.hostname === "" ? "localhost" : url.hostname.replace(/^\[|\]$/gu, "");
   const port = url.port === "" ? 6379 : Number(url.port);
@@ -79,7 +78,7 @@ export function checkOptions(options: RedisOptions): CheckedOptions {
     database: databaseOf(url),
     username: optional("username", options.username) ?? decoded(url.username),
     password: optional("password", options.password) ?? decoded(url.password),
-    tls,
+    tls: tls === undefined ? undefined : checkTls("redis tls", tls),
     target: `${url.hostname === "" ? host : url.hostname}:${port}`,
     connectTimeoutMs: toMs(options.connectTimeout ?? "10s", "redis connectTimeout", { min: 1 }),
     commandTimeoutMs: toMs(options.commandTimeout ?? "10s", "redis commandTimeout", { min: 100 }),

@@ -172,11 +172,11 @@ describe("errors", () => {
 describe("options", () => {
   it("are read from a URL", () => {
     const options = checkOptions({
-      url: "kafka://al%40ice:p%3Aw@b1:9093,b2?ssl=true&sasl=scram-sha-512&clientId=shop",
+      url: "kafka://al%40ice:p%3Aw@b1:9093,b2?tls=true&sasl=scram-sha-512&clientId=shop",
     });
     assert.deepEqual(options.brokers, ["b1:9093", "b2:9092"]);
     assert.deepEqual(options.sasl, { mechanism: "scram-sha-512", username: "al@ice", password: "p:w" });
-    assert.deepEqual([options.ssl, options.clientId], [true, "shop"]);
+    assert.deepEqual([options.tls, options.clientId], [{ rejectUnauthorized: true }, "shop"]);
   });
 
   it("are refused by name, and never with a password", () => {
@@ -189,11 +189,11 @@ describe("options", () => {
       [{ url: "amqp://a" }, /must name its brokers/],
       [{ url: "kafka://user:hunter2@a" }, /sasl=plain or/],
       [{ url: "kafka://user:hunter2@a?sasl=basic" }, /sasl=plain or/],
-      [{ url: "kafka://a?ssl=maybe" }, /ssl=true/],
-      [{ url: "kafka://a?slls=true" }, /did you mean "ssl"/],
+      [{ url: "kafka://a?tls=maybe" }, /tls=true/],
+      [{ url: "kafka://a?tlss=true" }, /did you mean "tls"/],
       [{ brokers: ["a"], replicationfactor: 2 }, /did you mean "replicationFactor"/],
       [{ brokers: ["a"], replicationFactor: 0 }, /replicationFactor/],
-      [{ brokers: ["a"], ssl: "yes" }, /ssl/],
+      [{ brokers: ["a"], tls: "yes" }, /kafka tls/],
       [{ brokers: ["a"], sasl: { mechanism: "magic" } }, /sasl.mechanism/],
       [{ brokers: ["a"], sasl: { mechanism: "plain", username: "u" } }, /sasl.password/],
       [{ brokers: ["a"], clientId: "" }, /clientId/],

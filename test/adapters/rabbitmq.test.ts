@@ -7,14 +7,12 @@ import { deadLetters } from "./rabbitmq/dead-letters.ts";
 import { delaying } from "./rabbitmq/delay.ts";
 import { ordering } from "./rabbitmq/order.ts";
 import { publishing } from "./rabbitmq/publish.ts";
-import { overTls } from "./rabbitmq/tls.ts";
 import { declaring } from "./rabbitmq/topology.ts";
 
 beforeAll(startServer, 120_000);
 afterAll(stopServer, 60_000);
 
 describe("connecting", connecting);
-describe("over TLS", overTls);
 describe("declaring", declaring);
 describe("publishing", publishing);
 describe("consuming", consuming);

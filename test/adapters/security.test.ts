@@ -1,6 +1,7 @@
 /** TLS and logins: the same sentences on every broker that has them, on the door of the real server. */
 import { execFile } from "node:child_process";
-import { MessagingError, createBus, defineTopic, type Topic } from "postrider";
+import type { TlsOptions as TlsServerOptions } from "node:tls";
+import { MessagingError, createBus, defineTopic, type BusEvent, type Topic } from "postrider";
 import { eventually } from "postrider/testing";
 import { beforeAll, describe, expect, onTestFinished, test, type TestContext } from "vitest";
 import type { SecureDoor } from "../../scripts/brokers/index.ts";
@@ -51,8 +52,8 @@ async function failure(kind: SecuredKind, approach: Approach): Promise<string> {
   return [...found].join(" or ");
 }
 
-async function interceptFor(door: SecureDoor, name: string): Promise<Interceptor> {
-  const interceptor = await intercept(door, name);
+async function interceptFor(door: SecureDoor, name: string, more?: TlsServerOptions): Promise<Interceptor> {
+  const interceptor = await intercept(door, name, more);
   onTestFinished(() => interceptor.close());
   return interceptor;
 }
@@ -69,7 +70,7 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     url: door.url,
     username: door.username,
     password: door.password,
-    ca: certificate(door, "ca.pem"),
+    tls: { ca: certificate(door, "ca.pem") },
     ...more,
   });
 
@@ -90,9 +91,9 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     async ([, name, trusted], context) => {
       const door = doorFor(context);
       const interceptor = await interceptFor(door, name);
-      const ca = trusted === undefined ? undefined : certificate(door, trusted);
+      const trust = trusted === undefined ? {} : { ca: certificate(door, trusted) };
 
-      const failed = await failure(kind, approachOf(door, { url: interceptor.url, ca }));
+      const failed = await failure(kind, approachOf(door, { url: interceptor.url, tls: trust }));
 
       expect(failed).toBe("ERR_TLS");
       expect(Buffer.concat(interceptor.read).toString("latin1")).toBe("");
@@ -107,7 +108,7 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     const interceptor = await interceptFor(door, "self-signed");
     const ca = [certificate(door, "self-signed.pem"), certificate(door, "ca.pem")];
 
-    expect(await roundTrip(kind, approachOf(door, { url: interceptor.url, ca }))).toBe(7);
+    expect(await roundTrip(kind, approachOf(door, { url: interceptor.url, tls: { ca } }))).toBe(7);
     expect(Buffer.concat(interceptor.read).toString("latin1")).toContain(door.username);
   });
 
@@ -121,7 +122,32 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     expect(interceptor.connections).toBeLessThanOrEqual(6);
   });
 
-  test("Z3 a password is nowhere to be seen, whatever goes wrong", async (context) => {
+  test("a server that asks for a client certificate gets one", async (context) => {
+    const door = doorFor(context);
+    const ca = certificate(door, "ca.pem");
+    const { url } = await interceptFor(door, "server", { ca, requestCert: true, rejectUnauthorized: true });
+    const own = { cert: certificate(door, "server.pem"), key: certificate(door, "server.key") };
+
+    expect(await roundTrip(kind, approachOf(door, { url, tls: { ca, ...own } }))).toBe(7);
+    expect(await failure(kind, approachOf(door, { url }))).toBe("ERR_TLS");
+  });
+
+  test("any certificate is accepted only by a name that says so, with a warning", async (context) => {
+    const door = doorFor(context);
+    const warnings: string[] = [];
+    const adapter = adapterOf(kind, approachOf(door, { tls: { insecureSkipVerify: true } }));
+    const onEvent = (event: BusEvent): void => void (event.type === "warning" && warnings.push(event.code));
+    const bus = createBus({ adapter, onEvent });
+    onTestFinished(() => bus.close({ timeout: 0 }));
+
+    await bus.connect();
+
+    expect(warnings).toContain("TLS_INSECURE");
+    const refused = { tls: { rejectUnauthorized: false } as object };
+    expect(() => adapterOf(kind, approachOf(door, refused))).toThrow(/insecureSkipVerify: true/u);
+  });
+
+  test("Z3 a password is nowhere to be seen, whatever goes wrong", { timeout: 120_000 }, async (context) => {
     const door = doorFor(context);
     const { password, username } = door;
 

@@ -50,12 +50,11 @@ async function attempt(what: string, make: () => Adapter | string): Promise<void
   await bus.close();
 }
 
-const { ca: _ca, ...untrusting } = approach;
 const wrong = { ...approach, password: `${approach.password}-wrong` };
 await attempt("right password", () => adapterOf(kind, approach));
 await attempt("wrong password", () => adapterOf(kind, wrong));
 await attempt("unknown user", () => adapterOf(kind, { ...approach, username: "nobody" }));
-await attempt("untrusted certificate", () => adapterOf(kind, untrusting));
+await attempt("untrusted certificate", () => adapterOf(kind, { ...approach, tls: {} }));
 await attempt("wrong password, by URL only", () => urlOf(kind, wrong));
 await attempt("nobody there", () =>
   adapterOf(kind, { ...approach, url: approach.url.replace(/:\d+$/u, ":1") }),

@@ -7,7 +7,7 @@ import { kafka } from "postrider/kafka";
 import { rabbitmq } from "postrider/rabbitmq";
 import { redis } from "postrider/redis";
 import { chosenBroker, type SecureDoor } from "../../scripts/brokers/index.ts";
-import type { Adapter } from "../../src/spi.ts";
+import type { Adapter, TlsOptions } from "../../src/spi.ts";
 
 export const securedKinds = ["rabbitmq", "kafka", "redis"] as const;
 export type SecuredKind = (typeof securedKinds)[number];
@@ -17,7 +17,7 @@ export interface Approach {
   readonly url: string;
   readonly username: string;
   readonly password: string;
-  readonly ca?: string | readonly string[] | undefined;
+  readonly tls?: TlsOptions;
 }
 
 /** Starts the broker; resolves with its door, `undefined` where it has none. */
@@ -30,15 +30,14 @@ export async function openDoor(kind: SecuredKind): Promise<SecureDoor | undefine
 /** The whole URL, login included. */
 export function urlOf(kind: SecuredKind, { url, username, password }: Approach): string {
   const whole = url.replace("//", `//${username}:${encodeURIComponent(password)}@`);
-  return kind === "kafka" ? `${whole}?ssl=true&sasl=scram-sha-512` : whole;
+  return kind === "kafka" ? `${whole}?tls=true&sasl=scram-sha-512` : whole;
 }
 
 export function adapterOf(kind: SecuredKind, approach: Approach): Adapter {
   const url = urlOf(kind, approach);
-  const ca = approach.ca === undefined ? {} : { ca: [approach.ca].flat() };
-  if (kind === "rabbitmq") return rabbitmq({ url, tls: ca });
-  if (kind === "redis") return redis({ url, tls: ca });
-  return kafka({ url, ssl: ca });
+  const { tls = {} } = approach;
+  if (kind === "rabbitmq") return rabbitmq({ url, tls });
+  return kind === "redis" ? redis({ url, tls }) : kafka({ url, tls });
 }
 
 /** A file of the door's certificates. */
@@ -56,14 +55,18 @@ export interface Interceptor {
   close(): Promise<void>;
 }
 
-/** `name` is that of his certificate; whoever trusts it is let through to the door. */
-export async function intercept(door: SecureDoor, name: string): Promise<Interceptor> {
+/** `name` is that of his certificate, `more` is how else he serves; whoever trusts him is let through to the door. */
+export async function intercept(
+  door: SecureDoor,
+  name: string,
+  more: tls.TlsOptions = {},
+): Promise<Interceptor> {
   const { hostname, port } = new URL(door.url);
   const ca = certificate(door, "ca.pem");
   const own = { cert: certificate(door, `${name}.pem`), key: certificate(door, `${name}.key`) };
   const sockets = new Set<tls.TLSSocket>();
   const read: Buffer[] = [];
-  const server = tls.createServer(own, (client) => {
+  const server = tls.createServer({ ...own, ...more }, (client) => {
     const broker = tls.connect({ host: hostname, port: Number(port), ca });
     client.on("data", (chunk: Buffer) => read.push(chunk));
     client.pipe(broker).pipe(client);

@@ -26,7 +26,7 @@ const folder = mkdtempSync(join(tmpdir(), "postrider-redis-test-"));
 /** An instance of its own: these tests empty it and change its settings. */
 export const server: Broker = instance("server", 23379);
 /** A second one, to be a replica of the first. */
-export const second: Broker = instance("second", 23380);
+export const second: Broker = instance("second", 23382);
 
 function instance(name: string, port: number): Broker {
   const before = { ...process.env };

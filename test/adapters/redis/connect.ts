@@ -41,7 +41,7 @@ export function connecting(): void {
       [{ url: "redis://localhost/orders" }, /number of a database/u],
       [{ url: "redis://localhost?db=1" }, /takes no query/u],
       [{ url: "redis://localhost", pasword: "x" }, /did you mean "password"/u],
-      [{ url: "redis://localhost", tls: true }, /tls must be an object/u],
+      [{ url: "redis://localhost", tls: true }, /redis tls: options must be an object/u],
       [{ url: "redis://localhost", dedupeWindow: 0 }, /dedupeWindow/u],
       [{ url: "redis://localhost", replicas: -1 }, /replicas/u],
       [{ url: "redis://localhost", commandTimeout: "10 parsecs" }, /commandTimeout/u],
