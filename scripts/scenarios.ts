@@ -46,7 +46,9 @@ function findScenarios(): Map<string, Found> {
   };
   const ofSuite = /\bscenario\(\s*"(?<id>[A-Z]\d+)"/gu;
   search("src/testing/conformance/*.ts", ofSuite, (id) => registered.get(id)?.title ?? "");
-  const ofTests = /\(\s*"(?<id>[A-Z]\d+) (?<title>[^"]+)", (?:async )?\(/gu;
+  // What stands for the row of a test that is given rows is at the end of its name.
+  const ofTests =
+    /\(\s*"(?<id>[A-Z]\d+) (?<title>[^"]+?)(?:: [^":]*%s)?",\s*(?:\{[^}]*\},\s*)?(?:async )?\(/gu;
   search("test/**/*.ts", ofTests, (_id, title) => title);
   return found;
 }

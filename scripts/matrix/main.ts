@@ -1,6 +1,6 @@
 /**
- * The conformance suite of each adapter on each version of its broker: `npm run test:matrix` runs them one after the other
- * and writes the table of test/README.md; with names, such as `-- redis@8 kafka`, it runs only those and prints the table.
+ * The conformance suite of each adapter on each version of its broker. `npm run test:matrix` runs them, the adapters side by
+ * side, and writes the table of test/README.md; with names, such as `-- redis@8 kafka`, it runs those and leaves the other rows.
  * Ends with 1 if a scenario failed.
  */
 import { spawn } from "node:child_process";
@@ -15,6 +15,15 @@ const vitest = fileURLToPath(new URL("../../node_modules/vitest/vitest.mjs", imp
 const closingLine = fileURLToPath(new URL("../../test/support/closing-line.ts", import.meta.url));
 
 const kinds = ["rabbitmq", "kafka", "redis"] as const;
+
+/** The versions of one broker, one after the other. */
+async function runKind(kind: (typeof kinds)[number]): Promise<readonly (readonly string[])[]> {
+  const rows: (readonly string[])[] = [];
+  for (const name of versionsOf(kind)) {
+    if (wanted.length === 0 || wanted.includes(name)) rows.push(await run(kind, name));
+  }
+  return rows;
+}
 
 /** Runs the suite of one adapter on one version; resolves with its row. */
 async function run(kind: (typeof kinds)[number], name: BrokerName): Promise<readonly string[]> {
@@ -64,17 +73,32 @@ function toMarkdown(rows: readonly (readonly string[])[]): string {
   ].join("\n");
 }
 
+function cellsOf(line: string | undefined): readonly string[] | undefined {
+  return line
+    ?.split("|")
+    .slice(1, -1)
+    .map((cell) => cell.trim());
+}
+
+function nameIn(line: string): string | undefined {
+  return cellsOf(line)?.[0];
+}
+
 const wanted = process.argv.slice(2);
-const rows: (readonly string[])[] = [];
-for (const kind of kinds) {
-  for (const name of versionsOf(kind)) {
-    if (wanted.length === 0 || wanted.includes(name)) rows.push(await run(kind, name));
-  }
-}
-const table = toMarkdown(rows);
-if (wanted.length === 0) {
-  const [head = "", rest = ""] = readFileSync(readme, "utf8").split(begin);
-  writeFileSync(readme, `${head}${begin}\n${table}\n\n${rest.slice(rest.indexOf(end))}`);
-}
+const rows = (await Promise.all(kinds.map(runKind))).flat();
+const [head = "", rest = ""] = readFileSync(readme, "utf8").split(begin);
+const old = new Map(
+  rest
+    .slice(0, rest.indexOf(end))
+    .split("\n")
+    .map((line) => [nameIn(line), line]),
+);
+const fresh = new Map(rows.map((row) => [row[0], row]));
+const all = kinds.flatMap(versionsOf).flatMap((name) => {
+  const row = fresh.get(name) ?? cellsOf(old.get(name));
+  return row === undefined ? [] : [row];
+});
+const table = toMarkdown(all);
+writeFileSync(readme, `${head}${begin}\n${table}\n\n${rest.slice(rest.indexOf(end))}`);
 process.stdout.write(`${table}\n`);
 if (rows.length === 0 || rows.some(([, , , failed]) => failed !== "0")) process.exitCode = 1;

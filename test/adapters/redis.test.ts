@@ -1,6 +1,6 @@
 /** What is particular to the Redis adapter, on a real server. What it has in common with the others: ../conformance. */
 import { afterAll, beforeAll, describe } from "vitest";
-import { startServer, stopServer } from "./redis/bench.ts";
+import { server, startServer, stopServer } from "./redis/bench.ts";
 import { connecting } from "./redis/connect.ts";
 import { consuming } from "./redis/consume.ts";
 import { deadLetters } from "./redis/dead-letters.ts";
@@ -10,6 +10,7 @@ import { publishing } from "./redis/publish.ts";
 import { settling } from "./redis/settle.ts";
 import { overTls } from "./redis/tls.ts";
 import { trimming } from "./redis/trim.ts";
+import { security } from "./security.ts";
 
 beforeAll(startServer, 120_000);
 afterAll(stopServer, 60_000);
@@ -23,3 +24,4 @@ describe("settling", settling);
 describe("dead letters", deadLetters);
 describe("trimming", trimming);
 describe("order over several instances", ordering);
+describe("TLS and logins", () => security("redis", server));

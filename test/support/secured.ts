@@ -6,11 +6,10 @@ import type { AddressInfo } from "node:net";
 import { kafka } from "postrider/kafka";
 import { rabbitmq } from "postrider/rabbitmq";
 import { redis } from "postrider/redis";
-import { chosenBroker, type SecureDoor } from "../../scripts/brokers/index.ts";
+import type { SecureDoor } from "../../scripts/brokers/index.ts";
 import type { Adapter, TlsOptions } from "../../src/spi.ts";
 
-export const securedKinds = ["rabbitmq", "kafka", "redis"] as const;
-export type SecuredKind = (typeof securedKinds)[number];
+export type SecuredKind = "rabbitmq" | "kafka" | "redis";
 
 /** How an adapter goes to a door. */
 export interface Approach {
@@ -18,13 +17,6 @@ export interface Approach {
   readonly username: string;
   readonly password: string;
   readonly tls?: TlsOptions;
-}
-
-/** Starts the broker; resolves with its door, `undefined` where it has none. */
-export async function openDoor(kind: SecuredKind): Promise<SecureDoor | undefined> {
-  const server = chosenBroker(kind);
-  await server.up();
-  return server.secure();
 }
 
 /** The whole URL, login included. */

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { openAdapter, server } from "./bench.ts";
 
-/** What all brokers have in common is in ../security.test.ts. */
+/** What all brokers have in common is in ../security.ts. */
 export function overTls(): void {
   test("TLS to a port without it, and none to one with it, is said to be that", async ({ skip }) => {
     const door = server.secure() ?? skip("a server in a container has no such door");

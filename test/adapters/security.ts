@@ -1,17 +1,15 @@
-/** TLS and logins: the same sentences on every broker that has them, on the door of the real server. */
+/** TLS and logins: the same sentences for the tests of every broker that has them, on the door of its real server. */
 import { execFile } from "node:child_process";
 import type { TlsOptions as TlsServerOptions } from "node:tls";
 import { MessagingError, createBus, defineTopic, type BusEvent, type Topic } from "postrider";
 import { eventually } from "postrider/testing";
-import { beforeAll, describe, expect, onTestFinished, test, type TestContext } from "vitest";
-import type { SecureDoor } from "../../scripts/brokers/index.ts";
+import { expect, onTestFinished, test, type TestContext } from "vitest";
+import type { Broker, SecureDoor } from "../../scripts/brokers/index.ts";
 import { nodeRuntime } from "../../src/clock.ts";
 import {
   adapterOf,
   certificate,
   intercept,
-  openDoor,
-  securedKinds,
   type Approach,
   type Interceptor,
   type SecuredKind,
@@ -58,14 +56,10 @@ async function interceptFor(door: SecureDoor, name: string, more?: TlsServerOpti
   return interceptor;
 }
 
-describe.each(securedKinds)("%s over TLS", (kind) => {
-  let found: SecureDoor | undefined;
-  beforeAll(async () => {
-    found = await openDoor(kind);
-  }, 120_000);
-
+/** `server` is one that has been started. */
+export function security(kind: SecuredKind, server: Broker): void {
   const doorFor = ({ skip }: TestContext): SecureDoor =>
-    found ?? skip("a server in a container has no such door");
+    server.secure() ?? skip("a server in a container has no such door");
   const approachOf = (door: SecureDoor, more: Partial<Approach> = {}): Approach => ({
     url: door.url,
     username: door.username,
@@ -87,7 +81,7 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     ["that has expired", "expired", "ca.pem"],
     ["of another host", "other-host", "ca.pem"],
   ] as const)(
-    "Z4 N5 a certificate %s is refused for good, before anything is sent",
+    "Z4 a wrong certificate is refused for good, before anything is sent: one %s",
     async ([, name, trusted], context) => {
       const door = doorFor(context);
       const interceptor = await interceptFor(door, name);
@@ -103,7 +97,7 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     },
   );
 
-  test("Z4 the CA makes it work, also that of a self-signed certificate; then it is sent something", async (context) => {
+  test("the CA makes it work, also that of a self-signed certificate; then it is sent something", async (context) => {
     const door = doorFor(context);
     const interceptor = await interceptFor(door, "self-signed");
     const ca = [certificate(door, "self-signed.pem"), certificate(door, "ca.pem")];
@@ -112,15 +106,18 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     expect(Buffer.concat(interceptor.read).toString("latin1")).toContain(door.username);
   });
 
-  test.for(["password", "username"] as const)("N5 a wrong %s is refused for good", async (what, context) => {
-    const door = doorFor(context);
-    const interceptor = await interceptFor(door, "server");
+  test.for(["password", "username"] as const)(
+    "N5 a wrong login is refused for good, not tried again and again: %s",
+    async (what, context) => {
+      const door = doorFor(context);
+      const interceptor = await interceptFor(door, "server");
 
-    const failed = await failure(kind, approachOf(door, { url: interceptor.url, [what]: "wrong" }));
+      const failed = await failure(kind, approachOf(door, { url: interceptor.url, [what]: "wrong" }));
 
-    expect(failed).toBe("ERR_AUTH");
-    expect(interceptor.connections).toBeLessThanOrEqual(6);
-  });
+      expect(failed).toBe("ERR_AUTH");
+      expect(interceptor.connections).toBeLessThanOrEqual(6);
+    },
+  );
 
   test("a server that asks for a client certificate gets one", async (context) => {
     const door = doorFor(context);
@@ -169,7 +166,7 @@ describe.each(securedKinds)("%s over TLS", (kind) => {
     const lines = output.split("\n").filter((line) => forms.some((form) => line.includes(form)));
     expect(lines).toEqual([]);
   });
-});
+}
 
 /** Everything that the program writes, the trace of its own end included. */
 function outputOf(kind: SecuredKind, approach: Approach): Promise<string> {
