@@ -10,7 +10,7 @@ import { memory } from "postrider/memory";
 import { openRabbitmq } from "../publish/rabbitmq.ts";
 import { openRedis } from "../publish/redis.ts";
 import { intoBroker } from "./brokers.ts";
-import { type BenchDatabase, keyed, keyless, openDatabase } from "./database.ts";
+import { type BenchDatabase, keyed, openDatabase } from "./database.ts";
 import { enqueue } from "./enqueue.ts";
 import { latency } from "./latency.ts";
 import { type Contestant, type Line, atLeast, interleave, line, table } from "./measure.ts";
