@@ -38,7 +38,7 @@ export function attributesOf(topic: string): Readonly<Record<string, string>> {
   };
 }
 
-export const payloadOf = (n: number): Payload => ({ n, key: `k${n % 5_000}`, text: "x".repeat(260) });
+const payloadOf = (n: number): Payload => ({ n, key: `k${n % 5_000}`, text: "x".repeat(260) });
 
 const batchSize = 500;
 /** While one batch is confirmed the next one is written. */
