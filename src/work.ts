@@ -46,7 +46,7 @@ export function createWork(raw: RawDelivery, runtime: Runtime): Work {
     raw,
     message,
     inboxKey: {
-      scope: `${raw.topic}--${raw.group}`,
+      scope: inboxScope(raw.topic, raw.group),
       key: message.idempotencyKey ?? message.id,
       redrives: message.redrives,
     },
@@ -61,6 +61,11 @@ export function createWork(raw: RawDelivery, runtime: Runtime): Work {
     wake: undefined,
     state: "waiting",
   };
+}
+
+/** Where the inbox keeps what a group has handled of a topic. */
+export function inboxScope(topic: string, group: string): string {
+  return `${topic}--${group}`;
 }
 
 /** Waits for `ms`, or until the delivery is lost. Rejects with the signal's reason when it aborts first. */

@@ -3,6 +3,8 @@ export { conformance, scenarios } from "./conformance/index.ts";
 export type { ConformanceOptions, SkippableTest, TestRunner } from "./conformance/index.ts";
 export type {
   Backend,
+  Child,
+  CreateBackend,
   ForeignMessage,
   ForeignProducer,
   Scenario,

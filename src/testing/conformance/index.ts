@@ -3,9 +3,10 @@
  * scenario is one test, named by its sentence. A scenario is skipped only by a declared capability, with the reason in
  * its name; declaring what is not there makes others fail.
  */
-import type { Backend, Scenario } from "./scenario.ts";
+import type { Backend, CreateBackend, Scenario } from "./scenario.ts";
 import { backpressure } from "./backpressure.ts";
 import { clocks } from "./clocks.ts";
+import { crashes } from "./crashes.ts";
 import { deadLetters } from "./dead-letters.ts";
 import { delay } from "./delay.ts";
 import { delivery } from "./delivery.ts";
@@ -43,8 +44,8 @@ export interface ConformanceOptions {
   /** Name of the adapter, for the report. */
   readonly name: string;
   /**
-   * URL of a module that exports `createBackend(): Promise<Backend>`: imported here, and by the child processes that
-   * scenarios start.
+   * URL of a module that exports `createBackend` (`CreateBackend`): imported here, and by the child processes that scenarios
+   * start.
    */
   readonly backend: string;
   /** Only scenarios whose id passes. Default: all. */
@@ -65,6 +66,7 @@ export const scenarios: Readonly<Record<string, readonly Scenario[]>> = {
   Idempotency: idempotency,
   Outbox: outbox,
   Relay: relay,
+  Crashes: crashes,
   Backpressure: backpressure,
   Shutdown: shutdown,
   Reconnect: reconnect,
@@ -85,7 +87,7 @@ export function conformance({ runner, name, backend: module, only = () => true }
   runner.describe(`${name} conformance`, () => {
     let backend: Backend;
     runner.beforeAll(async () => {
-      const { createBackend } = (await import(module)) as { createBackend: () => Promise<Backend> };
+      const { createBackend } = (await import(module)) as { createBackend: CreateBackend };
       backend = await createBackend();
     }, timeoutMs);
     runner.afterAll(() => backend.close(), timeoutMs);

@@ -8,16 +8,31 @@ import { type Scenario, type World, scenario } from "./scenario.ts";
 const unsupported: Scenario["unsupported"] = ({ server }) =>
   server ? undefined : "there is no server to lose";
 
-/** Publishes `count` messages from ten publishers at once, and calls `disturb` after each third. */
-async function publishUnderFaults(world: World, count: number, disturb: () => Promise<void>): Promise<void> {
-  const bus = await world.bus({ publishTimeout: "60s" });
+export interface Load {
+  readonly count: number;
+  /** Called when each of these shares has been published. Default: after each third. */
+  readonly disturb: () => Promise<void>;
+  readonly shares?: readonly number[];
+  /** `true`: each message has an effect in the database, and has it once. */
+  readonly effects?: boolean;
+}
+
+/** Publishes `count` messages from ten publishers at once, with faults meanwhile; none is lost. */
+export async function publishUnderFaults(
+  world: World,
+  { count, disturb, shares = [1 / 3, 2 / 3], effects = false }: Load,
+): Promise<void> {
+  const bus = await world.bus({ publishTimeout: "60s", store: effects });
   const topic = world.topic<number>();
   const ledger = createLedger();
   const recorder = await world.consume(
     bus,
     topic,
-    { group: "g", concurrency: 50, lease: "3s" },
-    (_payload, { message }) => ledger.delivered(message.id),
+    { group: "g", concurrency: 50, lease: "3s", once: effects ? "transaction" : false },
+    async (_payload, { message, tx }) => {
+      ledger.delivered(message.id);
+      if (effects) await world.database.addEffect(tx, message.id);
+    },
   );
   // A quorum queue is safe from kill -9 only about a second after it was declared.
   await bus.publish(topic, -1, { id: "warm-up", delay: "2s" }).then(() => ledger.attempted("warm-up"));
@@ -33,32 +48,35 @@ async function publishUnderFaults(world: World, count: number, disturb: () => Pr
     }
   };
   const publishers = Promise.all(Array.from({ length: 10 }, publishOne));
-  for (const share of [1 / 3, 2 / 3]) {
+  for (const share of shares) {
     await eventually(() => assert.ok(next >= count * share), 60_000);
     await disturb();
   }
   await publishers;
   await eventually(() => assert.deepEqual(ledger.missing(), []), 60_000);
   ledger.assertValid();
+  if (!effects) return;
+  const ids = ["warm-up", ...Array.from({ length: count }, (_, n) => `message-${n}`)].toSorted();
+  await eventually(async () => assert.deepEqual((await world.database.effects()).toSorted(), ids), 60_000);
 }
 
 export const reconnect: readonly Scenario[] = [
   scenario(
     "N1",
     "after every connection was reset, sending and consuming go on by themselves, and nothing is lost",
-    (world) => publishUnderFaults(world, 2_000, () => world.faults.cutConnections()),
+    (world) => publishUnderFaults(world, { count: 2_000, disturb: () => world.faults.cutConnections() }),
     unsupported,
   ),
   scenario(
     "N2",
     "while the broker restarts twice, a thousand messages of ten publishers are all delivered",
-    (world) => publishUnderFaults(world, 1_000, () => world.faults.restartBroker()),
+    (world) => publishUnderFaults(world, { count: 1_000, disturb: () => world.faults.restartBroker() }),
     unsupported,
   ),
   scenario(
     "N3",
     "connections that went dead without a word are noticed and replaced, and nothing is lost",
-    (world) => publishUnderFaults(world, 200, () => world.faults.stallConnections()),
+    (world) => publishUnderFaults(world, { count: 200, disturb: () => world.faults.stallConnections() }),
     unsupported,
   ),
   scenario(

@@ -77,6 +77,11 @@ export interface TestFaults {
 
 /** What is tested: an adapter on a broker, with a database beside it. */
 export interface Backend {
+  /**
+   * What `createBackend` in another process is given to come to this very broker (by the same proxy, where there is one) and
+   * this very database. Asked for only of a `persistent` adapter; without it the other process makes a backend of its own.
+   */
+  readonly address?: string | undefined;
   /** A new adapter on the same broker. */
   adapter(): Adapter;
   readonly database: TestDatabase;
@@ -84,6 +89,22 @@ export interface Backend {
   readonly foreign: ForeignProducer;
   /** Ends what `createBackend` started. Brokers that others use too go on. */
   close(): Promise<void>;
+}
+
+/**
+ * What the module of a backend exports. With the `address` of a backend in another process it joins that: nothing is started
+ * or emptied, and `close` leaves everything to the other.
+ */
+export type CreateBackend = (address?: string) => Promise<Backend>;
+
+/** A process that a scenario has started. */
+export interface Child {
+  /** What it has written so far. */
+  output(): string;
+  /** Lets it go on after it has stopped. */
+  resume(): void;
+  /** Resolves when it is gone, with its exit code, or the signal that ended it. */
+  readonly ended: Promise<{ readonly code: number | null; readonly signal: string | null }>;
 }
 
 export interface Received<Payload = unknown> {
@@ -125,11 +146,11 @@ export interface World {
     options: ConsumeOptions<Payload>,
     handler?: (payload: Payload, context: HandlerContext<Payload, unknown>) => unknown,
   ): Promise<Recorder<Payload> & { readonly consumer: Consumer }>;
-  /** Runs a program of `child.ts` in a process of its own; resolves with its exit code and output. */
-  child(
-    program: string,
-    ...args: readonly string[]
-  ): Promise<{ readonly code: number | null; readonly output: string }>;
+  /**
+   * Runs a program of `child.ts` in a process of its own, on this broker and database where they outlive a process. Killed when
+   * the scenario ends.
+   */
+  child(program: string, options?: object): Child;
 }
 
 export interface Scenario {

@@ -108,9 +108,9 @@ export const shutdown: readonly Scenario[] = [
   }),
 
   scenario("S5", "after close nothing keeps the process alive", async (world) => {
-    const { code, output } = await world.child("publish-consume-close");
-    assert.equal(code, 0, output);
-    assert.match(output, /handled 10/u);
+    const child = world.child("publish-consume-close");
+    assert.equal((await child.ended).code, 0, child.output());
+    assert.match(child.output(), /handled 10/u);
   }),
 
   scenario("S6", "twenty times started, used and closed, nothing has piled up", async (world) => {

@@ -7,7 +7,7 @@ import type { BusEvent } from "../../events.ts";
 import { nodeRuntime } from "../../clock.ts";
 import { defineTopic } from "../../topic.ts";
 import { eventually } from "../eventually.ts";
-import type { Backend, Received, Recorder, World } from "./scenario.ts";
+import type { Backend, Child, Received, Recorder, World } from "./scenario.ts";
 
 export interface OpenWorld extends World {
   close(): Promise<void>;
@@ -18,6 +18,7 @@ const childTimeoutMs = 60_000;
 /** `module` is what a child process imports to make the same backend. */
 export function openWorld(scenarioId: string, backend: Backend, module: string): OpenWorld {
   const buses: Bus[] = [];
+  const children: (Child & { kill(): void })[] = [];
   const events: BusEvent[] = [];
   const unique = nodeRuntime.newId().slice(-12);
   let topics = 0;
@@ -58,8 +59,14 @@ export function openWorld(scenarioId: string, backend: Backend, module: string):
       });
       return Object.assign(recorder, { consumer });
     },
-    child: (program, ...args) => runChild(module, program, args),
+    child(program, options) {
+      const child = startChild(module, program, { ...options, address: backend.address });
+      children.push(child);
+      return child;
+    },
     async close() {
+      for (const child of children) child.kill();
+      await Promise.allSettled(children.map(({ ended }) => ended));
       await Promise.allSettled(buses.map((bus) => bus.close({ timeout: 0 })));
     },
   };
@@ -81,25 +88,25 @@ function createRecorder<P>(): Recorder<P> & { record(received: Received<P>): voi
   };
 }
 
-function runChild(
-  module: string,
-  program: string,
-  args: readonly string[],
-): Promise<{ code: number | null; output: string }> {
-  const script = new URL(
-    import.meta.url.endsWith(".ts") ? "../child.ts" : "./testing-child.js",
-    import.meta.url,
-  );
-  const conditions = import.meta.url.endsWith(".ts") ? ["--conditions=postrider-source"] : [];
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...conditions, script.pathname, module, program, ...args], {
-      stdio: ["ignore", "pipe", "pipe"],
-      timeout: childTimeoutMs,
-    });
-    let output = "";
-    for (const stream of [child.stdout, child.stderr])
-      stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
+function startChild(module: string, program: string, options: object): Child & { kill(): void } {
+  const fromSource = import.meta.url.endsWith(".ts");
+  const script = new URL(fromSource ? "../child.ts" : "./testing-child.js", import.meta.url);
+  const flags = fromSource ? ["--conditions=postrider-source"] : [];
+  const args = [...flags, script.pathname, module, program, JSON.stringify(options)];
+  const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], timeout: childTimeoutMs });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.on("data", (chunk: Buffer) => (output += chunk.toString()));
+  const ended = new Promise<{ code: number | null; signal: string | null }>((resolve, reject) => {
     child.on("error", reject);
-    child.on("close", (code) => resolve({ code, output }));
+    child.on("close", (code, signal) => resolve({ code, signal }));
   });
+  // It may be waited for later, or never.
+  ended.catch(() => undefined);
+  return {
+    output: () => output,
+    resume: () => void child.kill("SIGCONT"),
+    kill: () => void child.kill("SIGKILL"),
+    ended,
+  };
 }

@@ -5,26 +5,28 @@ import type { Backend, ForeignMessage } from "postrider/testing";
 import { type Broker, chosenBroker } from "../../../scripts/brokers/index.ts";
 import { type FaultProxy, startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
+import { addressOf, joinBackend } from "./joined.ts";
 
-/** Set for the child processes of scenarios: the proxy runs in the process that started them. */
-const inherited = "POSTRIDER_KAFKA_PROXY";
 /** Topics of scenarios and of their child processes, with all that belongs to them. */
 const ofScenarios = /^(?:[a-z]\d+-\d+-[0-9a-f]{12}|child-\d+-\d+)(?:--|$)/u;
 
-export async function createBackend(): Promise<Backend> {
+export async function createBackend(address?: string): Promise<Backend> {
+  if (address !== undefined) return joinBackend(address, (url) => kafka({ url }));
   const server = chosenBroker("kafka");
   await server.up();
   const proxy = await openProxy(server);
   const database = await openSqliteDatabase();
+  const url = `kafka://127.0.0.1:${proxy.port}`;
   return {
-    adapter: () => kafka({ url: `kafka://127.0.0.1:${server.proxied?.advertised}` }),
+    address: addressOf({ url, path: database.path }),
+    adapter: () => kafka({ url }),
     database,
     faults: {
-      holdReplies: async () => proxyOf(proxy).holdReplies(),
-      cutConnections: () => proxyOf(proxy).cut(),
-      stallConnections: async () => proxyOf(proxy).stall(),
-      refuseConnections: async () => proxyOf(proxy).refuse(),
-      slowConnections: async () => proxyOf(proxy).slow(),
+      holdReplies: async () => proxy.holdReplies(),
+      cutConnections: () => proxy.cut(),
+      stallConnections: async () => proxy.stall(),
+      refuseConnections: async () => proxy.refuse(),
+      slowConnections: async () => proxy.slow(),
       deleteGroup: (topic) => remakeTopic(server.url, topic),
       async restartBroker() {
         await server.kill();
@@ -42,36 +44,25 @@ export async function createBackend(): Promise<Backend> {
       publish: (topic, messages) => publishForeign(server.url, topic, messages),
     },
     async close() {
-      if (proxy !== undefined) {
-        await removeTopics(server.url);
-        await proxy.close();
-        delete process.env[inherited];
-      }
+      await removeTopics(server.url);
+      await proxy.close();
       await database.close();
     },
   };
 }
 
 /** Whoever has the port has the broker to itself; another test file waits here until it is its turn. */
-async function openProxy({ proxied }: Broker): Promise<FaultProxy | undefined> {
+async function openProxy({ proxied }: Broker): Promise<FaultProxy> {
   if (proxied === undefined) throw new Error("faults need a broker of our own");
-  if (process.env[inherited] !== undefined) return undefined;
   const target = { host: "127.0.0.1", port: proxied.listen };
   for (;;) {
     try {
-      const proxy = await startFaultProxy({ target, port: proxied.advertised });
-      process.env[inherited] = String(process.pid);
-      return proxy;
+      return await startFaultProxy({ target, port: proxied.advertised });
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "EADDRINUSE") throw error;
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   }
-}
-
-function proxyOf(proxy: FaultProxy | undefined): FaultProxy {
-  if (proxy === undefined) throw new Error("only the process that runs the scenarios makes faults");
-  return proxy;
 }
 
 /** A topic has no groups of its own: what a group has not read goes with the topic. */

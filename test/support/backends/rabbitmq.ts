@@ -6,8 +6,13 @@ import { chosenBroker } from "../../../scripts/brokers/index.ts";
 import type { Adapter, GroupSpec } from "../../../src/spi.ts";
 import { startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
+import { addressOf, joinBackend } from "./joined.ts";
 
-export async function createBackend(): Promise<Backend> {
+// A dead connection is noticed after two to three heartbeats; a publish may meet several in its one minute.
+const connect = (url: string): Adapter => rabbitmq({ url, heartbeat: "3s" });
+
+export async function createBackend(address?: string): Promise<Backend> {
+  if (address !== undefined) return joinBackend(address, connect);
   const server = chosenBroker("rabbitmq");
   await server.up();
   const { hostname, port, username, password } = new URL(server.url);
@@ -17,8 +22,8 @@ export async function createBackend(): Promise<Backend> {
   const database = await openSqliteDatabase();
   const groups: GroupSpec[] = [];
   return {
-    // A dead connection is noticed after two to three heartbeats; a publish may meet several in its one minute.
-    adapter: () => remembering(rabbitmq({ url, heartbeat: "3s" }), groups),
+    address: addressOf({ url, path: database.path }),
+    adapter: () => remembering(connect(url), groups),
     database,
     faults: {
       holdReplies: async () => proxy.holdReplies(),

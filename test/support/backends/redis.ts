@@ -5,15 +5,19 @@ import type { Backend } from "postrider/testing";
 import { chosenBroker } from "../../../scripts/brokers/index.ts";
 import { startFaultProxy } from "../fault-proxy.ts";
 import { openSqliteDatabase } from "../sqlite-database.ts";
+import { addressOf, joinBackend } from "./joined.ts";
 
-export async function createBackend(): Promise<Backend> {
+export async function createBackend(address?: string): Promise<Backend> {
+  if (address !== undefined) return joinBackend(address, (url) => redis({ url }));
   const server = chosenBroker("redis");
   await server.up();
   const { hostname, port } = new URL(server.url);
   const proxy = await startFaultProxy({ target: { host: hostname, port: Number(port) } });
+  const url = `redis://127.0.0.1:${proxy.port}`;
   const database = await openSqliteDatabase();
   return {
-    adapter: () => redis({ url: `redis://127.0.0.1:${proxy.port}` }),
+    address: addressOf({ url, path: database.path }),
+    adapter: () => redis({ url }),
     database,
     faults: {
       holdReplies: () => Promise.resolve(proxy.holdReplies()),

@@ -5,10 +5,12 @@ import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { sqlite } from "postrider/sqlite";
 import type { Backend } from "postrider/testing";
+import { addressOf, joinBackend } from "./joined.ts";
 import { insist, openSqliteDatabase } from "../sqlite-database.ts";
 import { bareProducer } from "./foreign.ts";
 
-export async function createBackend(): Promise<Backend> {
+export async function createBackend(address?: string): Promise<Backend> {
+  if (address !== undefined) return joinBackend(address, (path) => sqlite({ path }));
   const folder = await mkdtemp(join(tmpdir(), "postrider-sqlite-"));
   const path = join(folder, "bus.db");
   const database = await openSqliteDatabase(path);
@@ -18,6 +20,7 @@ export async function createBackend(): Promise<Backend> {
     other.close();
   };
   return {
+    address: addressOf({ url: path, path }),
     adapter: () => sqlite({ path }),
     database,
     faults: {
