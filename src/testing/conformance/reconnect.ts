@@ -47,12 +47,13 @@ export async function publishUnderFaults(
       ledger.acknowledged(id);
     }
   };
-  const publishers = Promise.all(Array.from({ length: 10 }, publishOne));
-  for (const share of shares) {
-    await eventually(() => assert.ok(next >= count * share), 60_000);
-    await disturb();
-  }
-  await publishers;
+  const disturbAll = async (): Promise<void> => {
+    for (const share of shares) {
+      await eventually(() => assert.ok(next >= count * share), 60_000);
+      await disturb();
+    }
+  };
+  await Promise.all([disturbAll(), ...Array.from({ length: 10 }, publishOne)]);
   await eventually(() => assert.deepEqual(ledger.missing(), []), 60_000);
   ledger.assertValid();
   if (!effects) return;
