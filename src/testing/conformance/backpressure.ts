@@ -31,6 +31,29 @@ export const backpressure: readonly Scenario[] = [
   ),
 
   scenario(
+    "P2",
+    "a hundred thousand messages behind a slow handler take no memory of its process",
+    async (world) => {
+      const bus = await world.bus({ publishTimeout: "60s" });
+      const topic = world.topic<string>();
+      await bus.declare({ groups: { g: [topic] } });
+      const page = Array.from({ length: 5_000 }, (_, n) => `${n}`.padStart(500, "."));
+      for (let sent = 0; sent < 100_000; sent += page.length) {
+        const results = await bus.publishAll(topic, page);
+        assert.ok(results.every(({ status }) => status === "accepted"));
+      }
+
+      const child = world.child("slow-consumer", { topic: topic.name });
+      const { code } = await child.ended;
+
+      assert.equal(code, 0, child.output());
+      const mebibytes = Number(/^grew (?<mebibytes>\d+)$/mu.exec(child.output())?.groups?.["mebibytes"]);
+      assert.ok(mebibytes < 64, `its memory grew by ${mebibytes} MiB`);
+    },
+    ({ persistent }) => (persistent ? undefined : "what waits is in the process's own memory"),
+  ),
+
+  scenario(
     "P3",
     "a producer that is faster than its broker is refused at a limit, and goes on when there is room",
     async (world) => {
