@@ -4,12 +4,15 @@ import {
   type WireMessage,
   header,
   headerTime,
+  patchHeaders,
 } from "../../src/spi.ts";
 import type { MemoryConnection } from "./connection.ts";
 import { copyMessage } from "./mapping.ts";
 
 /** Longest delay, in milliseconds. */
 export const maxDelayMs: number = 365 * 86_400_000;
+
+const held = { [header.notBefore]: undefined };
 
 /** Stores a batch. The whole of it is one step, as with a server that answers once per request. */
 export async function publishBatch(
@@ -32,7 +35,10 @@ function store(connection: MemoryConnection, outgoing: OutgoingMessage): Publish
   const message = copyMessage(outgoing.message);
   if (destination.group === undefined) {
     const now = context.runtime.monotonic();
-    const fresh = broker.publish(topic, message, now, dueAt(message, context.runtime.now(), now));
+    const at = dueAt(message, context.runtime.now(), now);
+    // What waits here waits by this clock alone: the one on the wall may be set meanwhile.
+    const stored = at === 0 ? message : { ...message, headers: patchHeaders(message.headers, held) };
+    const fresh = broker.publish(topic, stored, now, at);
     return { status: "accepted", durability, duplicate: !fresh };
   }
   broker.declareGroup(topic, destination.group);
