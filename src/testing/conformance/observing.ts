@@ -77,14 +77,16 @@ export const observing: readonly Scenario[] = [
       );
 
       await bus.publishAll(topic, [0, 1, 2]);
-      await recorder.waitFor(4, "deliveries");
+      const handled = (count: number): Promise<void> =>
+        eventually(() => {
+          const ids = world.events.flatMap((event) => (event.type === "handled" ? [event.messageId] : []));
+          assert.equal(new Set(ids).size, count);
+        });
       await lettersOf(bus, topic, 1);
+      await handled(2);
       await world.faults.cutConnections();
       await bus.publish(topic, 3);
-      await eventually(() => {
-        const ended = world.events.flatMap((event) => (event.type === "handled" ? [event.messageId] : []));
-        assert.equal(new Set(ended).size, 3);
-      });
+      await handled(3);
 
       assert.deepEqual(
         [...new Set(recorder.received.map(({ payload }) => payload))].toSorted((a, b) => a - b),
