@@ -44,7 +44,12 @@ async function run(kind: (typeof kinds)[number], name: BrokerName): Promise<read
 function suite(kind: string, name: BrokerName): Promise<string> {
   const reporters = ["--reporter=verbose", `--reporter=${closingLine}`];
   const args = [vitest, "run", "--typecheck.enabled=false", ...reporters, `test/conformance/${kind}.test.ts`];
-  const env = { ...process.env, [`POSTRIDER_${kind.toUpperCase()}`]: name, NO_COLOR: "1" };
+  const env = {
+    ...process.env,
+    [`POSTRIDER_${kind.toUpperCase()}`]: name,
+    POSTRIDER_KEEP_BROKERS: "1",
+    NO_COLOR: "1",
+  };
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "inherit"] });
     let output = "";
