@@ -155,8 +155,9 @@ export const retries: readonly Scenario[] = [
       );
       await recorder.waitFor(101, "deliveries");
 
-      const [last] = recorder.received.slice(-1);
-      assert.deepEqual([last?.payload, last?.attempt], [1, 2]);
+      // How many a slow machine handles in that time is not the point.
+      const retried = recorder.received.findIndex(({ payload, attempt }) => payload === 1 && attempt === 2);
+      assert.ok(retried > 1, "nothing else was handled meanwhile");
     },
   ),
 
