@@ -1,5 +1,8 @@
 /** G: consumers of one group share the messages, each group gets them all. */
 import assert from "node:assert/strict";
+import type { Bus } from "../../bus.ts";
+import { nodeRuntime } from "../../clock.ts";
+import type { ConsumeOptions } from "../../consume.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, scenario } from "./scenario.ts";
 
@@ -90,4 +93,83 @@ export const groups: readonly Scenario[] = [
     assert.ok(first.received.every(({ payload }) => payload < 100));
     assert.ok(second.received.every(({ payload }) => payload >= 100));
   }),
+
+  scenario(
+    "G6",
+    "consumers that come and go while handlers run lose nothing, and no effect happens twice",
+    async (world) => {
+      const topic = world.topic<string>({ partitions: 4 });
+      const sender = await world.bus();
+      await sender.declare({ groups: { g: [topic] } });
+      const sent = Array.from({ length: 300 }, (_, n) => `message-${n}`);
+      await sender.publishAll(topic, sent);
+      const transactional = { group: "g", once: "transaction", concurrency: 4, prefetch: 8 };
+      let running = 0;
+      const join = async (): Promise<Bus> => {
+        const bus = await world.bus({ store: true });
+        const options = transactional as unknown as ConsumeOptions<string>;
+        await world.consume(bus, topic, options, async (payload, { tx }) => {
+          running += 1;
+          await world.database.addEffect(tx, payload);
+          await nodeRuntime.sleep(5);
+          running -= 1;
+        });
+        return bus;
+      };
+      const busy = (): Promise<void> => eventually(() => assert.ok(running > 0));
+
+      const first = await join();
+      await busy();
+      const second = await join();
+      await busy();
+      await first.close({ timeout: 0 });
+      await join();
+      await busy();
+      await second.close({ timeout: 0 });
+
+      await eventually(async () => {
+        const effects = await world.database.effects();
+        assert.equal(new Set(effects).size, sent.length);
+      }, 60_000);
+      assert.deepEqual((await world.database.effects()).toSorted(), sent.toSorted());
+      assert.deepEqual(await Array.fromAsync(sender.deadLetters(topic, { group: "g" }).list()), []);
+    },
+  ),
+
+  scenario(
+    "G7",
+    "settling what has gone to another consumer is reported as stale, and takes nothing from that one",
+    async (world) => {
+      const topic = world.topic<string>();
+      const buses = [await world.bus()];
+      const holders: Bus[] = [];
+      const join = (bus: Bus): Promise<unknown> =>
+        world.consume(bus, topic, { group: "g", lease: "2s", once: false }, async (_payload, { signal }) => {
+          holders.push(bus);
+          // The first two keep it until it is no longer theirs, and end as if nothing had been.
+          if (holders.length <= 2 && !signal.aborted)
+            await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+        });
+      await join(buses[0] as Bus);
+      const { id } = await (buses[0] as Bus).publish(topic, "one");
+      await eventually(() => assert.equal(holders.length, 1));
+
+      await world.faults.stallConnections();
+      for (let i = 0; i < 2; i++) {
+        const bus = await world.bus();
+        buses.push(bus);
+        await join(bus);
+      }
+      await eventually(() => assert.ok(holders.length >= 2, "it went to nobody else"), 90_000);
+      const count = (type: string): number =>
+        world.events.filter((event) => event.type === type && "messageId" in event && event.messageId === id)
+          .length;
+      await eventually(() => assert.ok(count("staleSettle") >= 1, "nothing was reported"), 60_000);
+      assert.equal(count("handled"), 0);
+      // If the first had settled it after all, it would not come again now.
+      await holders[1]?.close({ timeout: 0 });
+      await eventually(() => assert.equal(count("handled"), 1), 60_000);
+    },
+    ({ server }) => (server ? undefined : "no connection to lose"),
+  ),
 ];

@@ -4,7 +4,7 @@ import type { Bus } from "../../bus.ts";
 import { nodeRuntime } from "../../clock.ts";
 import { constant } from "../../retry/backoff.ts";
 import { eventually } from "../eventually.ts";
-import { type Scenario, scenario } from "./scenario.ts";
+import { type Scenario, type World, scenario } from "./scenario.ts";
 
 interface Step {
   readonly key: string;
@@ -15,6 +15,81 @@ const keys = Array.from({ length: 16 }, (_, i) => `key-${i}`);
 
 const unsupported: Scenario["unsupported"] = ({ ordering }) =>
   ordering === "key" ? undefined : "the adapter does not keep order per key";
+
+/** A group whose instances come and go while messages of all keys keep coming. */
+interface Crew {
+  /** The numbers handled of each key, in the order that happened. */
+  readonly handled: ReadonlyMap<string, readonly number[]>;
+  /** Starts an instance on a bus of its own. */
+  join(): Promise<Instance>;
+  /** Sends no more; resolves with how many steps of each key were sent. */
+  finish(): Promise<number>;
+}
+
+interface Instance {
+  /** Resolves when it has handled something that was sent after this call. */
+  getsItsShare(): Promise<void>;
+  leave(): Promise<void>;
+}
+
+/** The inbox takes out what comes twice because an instance left before its acks were taken. */
+async function underLoad(world: World, prefetch: number): Promise<Crew> {
+  const topic = world.topic<Step>({ key: ({ key }) => key, partitions: 8 });
+  const sender = await world.bus();
+  await sender.declare({ groups: { g: [topic] } });
+  const handled = new Map(keys.map((key) => [key, [] as number[]]));
+  let sent = 0;
+  let done = 0;
+  let sending = true;
+  const flow = (async () => {
+    while (sending) {
+      await sender.publishAll(
+        topic,
+        keys.map((key): Step => ({ key, n: sent })),
+      );
+      sent += 1;
+      while (sending && sent * keys.length - done > 20 * keys.length) await nodeRuntime.sleep(1);
+    }
+  })();
+  // Awaited at the end; until then its failure must not end the process.
+  flow.catch(() => undefined);
+  return {
+    handled,
+    async join() {
+      const bus = await world.bus({ store: true });
+      let newest = -1;
+      const options = { group: "g", order: "key", concurrency: 8, prefetch } as const;
+      const { consumer } = await world.consume(bus, topic, options, async ({ key, n }) => {
+        await nodeRuntime.sleep(1);
+        handled.get(key)?.push(n);
+        done += 1;
+        newest = Math.max(newest, n);
+      });
+      return {
+        async getsItsShare() {
+          const from = sent;
+          await eventually(() => assert.ok(newest > from, "an instance was given nothing new"), 30_000);
+        },
+        leave: () => consumer.close(),
+      };
+    },
+    async finish() {
+      sending = false;
+      await flow;
+      return sent;
+    },
+  };
+}
+
+async function assertAllInOrder({ handled, finish }: Crew): Promise<void> {
+  const sent = await finish();
+  const complete = (): void => {
+    for (const [key, numbers] of handled)
+      assert.equal(new Set(numbers).size, sent, `${key} is not handled to its end`);
+  };
+  await eventually(complete, 30_000);
+  for (const [key, numbers] of handled) assert.deepEqual(numbers, [...Array(sent).keys()], key);
+}
 
 export const ordering: readonly Scenario[] = [
   scenario(
@@ -201,5 +276,54 @@ export const ordering: readonly Scenario[] = [
       });
     },
     ({ ordering }) => (ordering === "key" ? "it keeps order per key (O1)" : undefined),
+  ),
+
+  scenario(
+    "O7",
+    "while three instances join and leave, each key is handled in order, and nothing is missed",
+    async (world) => {
+      const crew = await underLoad(world, 32);
+      const progress = async (): Promise<void> => {
+        const before = Math.max(...Array.from(crew.handled.values(), (numbers) => numbers.length));
+        await eventually(() => {
+          for (const [key, { length }] of crew.handled) assert.ok(length > before, `${key} stands still`);
+        }, 30_000);
+      };
+
+      const first = await crew.join();
+      await progress();
+      const second = await crew.join();
+      await progress();
+      const third = await crew.join();
+      await progress();
+      await first.leave();
+      await progress();
+      const fourth = await crew.join();
+      await second.leave();
+      await progress();
+      await third.leave();
+      await progress();
+      await assertAllInOrder(crew);
+      await fourth.leave();
+    },
+    unsupported,
+  ),
+
+  scenario(
+    "O8",
+    "instances share the keys: each that joins gets some, whoever is there goes on, and the order holds",
+    async (world) => {
+      // No two of them have room for all keys.
+      const crew = await underLoad(world, 4);
+      const instances: Instance[] = [];
+      for (let count = 1; count <= 3; count++) {
+        instances.push(await crew.join());
+        for (const instance of instances) await instance.getsItsShare();
+      }
+      await instances.shift()?.leave();
+      for (const instance of instances) await instance.getsItsShare();
+      await assertAllInOrder(crew);
+    },
+    unsupported,
   ),
 ];
