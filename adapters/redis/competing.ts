@@ -2,12 +2,12 @@
  * Reading for a group without order: every subscription is a consumer of its own and takes what comes. New entries by a
  * blocking read, so that an idle group costs next to nothing; what others left behind in regular rounds.
  */
-import type { Entry, ReadEntry, Source } from "./entry.ts";
+import type { Claim, Entry, ReadEntry, Source } from "./entry.ts";
 import { moveDue } from "./lua.ts";
-import { type CountedEntry, counted, fresh, sweep } from "./pending.ts";
+import { type CountedEntry, counted, sweep } from "./pending.ts";
 import type { Reader, ReaderContext } from "./reader.ts";
 import { run, script } from "./script.ts";
-import { releasedConsumer } from "./settle-scripts.ts";
+import { leaveScript, releasedConsumer } from "./settle-scripts.ts";
 
 /**
  * One round: deferred copies that are due go to the group's own stream; then, up to the credit, entries that were given back
@@ -57,8 +57,9 @@ type Round = readonly [
 const roundMs = 500;
 
 export function createCompetingReader(context: ReaderContext): Reader {
-  const { connection, link, identity, leaseMs, runtime } = context;
-  const { keys, group, consumer } = identity;
+  const { connection, link, keys, group, consumer, leaseMs, runtime } = context;
+  /** Nobody owns the group: whether an entry is pending for this consumer is all that counts. */
+  const claim: Claim = { consumer, owner: keys.own, ownership: "" };
   let nextRoundAt = 0;
   let cursors: readonly [main: string, own: string] = ["0-0", "0-0"];
   /** The own stream had something lately: the credit is shared between the two. */
@@ -72,19 +73,9 @@ export function createCompetingReader(context: ReaderContext): Reader {
     recoverAt = recoverAt.filter((at) => at > runtime.monotonic());
     const entries: ReadEntry[] = [];
     for (const source of ["own", "main"] as const) {
-      let cursor: string | undefined = "-";
-      while (cursor !== undefined) {
-        const found = await sweep(connection, identity, "", {
-          source,
-          of: consumer,
-          cursor,
-          limit: 100,
-          recount: false,
-        });
-        context.onDeleted(found.deleted);
-        entries.push(...found.entries.filter((entry) => !context.holds(entry)));
-        cursor = found.cursor;
-      }
+      const found = await sweep(connection, keys, group, claim, source);
+      context.onDeleted(found.deleted);
+      entries.push(...found.entries.filter((entry) => !context.holds(entry)));
     }
     return entries;
   };
@@ -97,7 +88,10 @@ export function createCompetingReader(context: ReaderContext): Reader {
     cursors = [ofMain.toString(), ofOwn.toString()];
     context.onDeleted(deleted);
     if (trouble.length > 0) context.onTrouble(trouble.toString());
-    return [...own.map((entry) => counted("own", entry)), ...main.map((entry) => counted("main", entry))];
+    return [
+      ...own.map((entry) => counted("own", claim, entry)),
+      ...main.map((entry) => counted("main", claim, entry)),
+    ];
   };
 
   const readGroup = async (
@@ -118,7 +112,10 @@ export function createCompetingReader(context: ReaderContext): Reader {
       blockMs + connection.options.commandTimeoutMs,
     )) as readonly (readonly [stream: Buffer, entries: readonly Entry[]])[] | null;
     return (answer ?? []).flatMap(([stream, entries]) =>
-      fresh(stream.toString() === keys.own ? "own" : "main", entries),
+      entries.map(([id, fields]): ReadEntry => {
+        const source = stream.toString() === keys.own ? "own" : "main";
+        return { claim, source, id: id.toString(), fields: fields ?? [], redeliveries: 0 };
+      }),
     );
   };
 
@@ -139,7 +136,6 @@ export function createCompetingReader(context: ReaderContext): Reader {
   };
 
   return {
-    ownership: () => "",
     async read(credit) {
       if (recoverAt.some((at) => at <= runtime.monotonic())) {
         const entries = await recover();
@@ -163,6 +159,11 @@ export function createCompetingReader(context: ReaderContext): Reader {
     givenBack() {
       nextRoundAt = 0;
     },
-    leave: () => Promise.resolve(),
+    async leave() {
+      const args = [group, consumer, releasedConsumer];
+      await Promise.all(
+        [keys.own, keys.main].map((stream) => run(connection.commands, leaveScript, [stream], args)),
+      );
+    },
   };
 }

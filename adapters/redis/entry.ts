@@ -7,8 +7,19 @@ export type Entry = readonly [id: Buffer, fields: readonly Buffer[] | null];
 /** Which of the two streams of a group: everybody's or its own. */
 export type Source = "main" | "own";
 
-/** An entry that was read for this consumer. */
+/** As whom entries are read: settling one makes sure that this still holds. */
+export interface Claim {
+  /** The consumer that the server has them pending for. */
+  readonly consumer: string;
+  /** Key of the lease under which they are read. */
+  readonly owner: string;
+  /** What that key holds meanwhile; empty where there is no lease. */
+  readonly ownership: string;
+}
+
+/** An entry that was read for this subscription. */
 export interface ReadEntry {
+  readonly claim: Claim;
   readonly source: Source;
   readonly id: string;
   readonly fields: readonly Buffer[];

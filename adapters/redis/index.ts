@@ -1,6 +1,7 @@
 /**
  * Redis Streams (Redis 6.2 or newer, Valkey) through ioredis. One stream per topic, groups of consumers on it; everything
- * that settles is one Lua script, so a retry or a dead letter is one step with its acknowledgement.
+ * that settles is one Lua script, so a retry or a dead letter is one step with its acknowledgement. An ordered group is
+ * divided into partitions, which its instances share under leases: `partitions.ts`, `membership.ts`, `owned.ts`.
  */
 import type { Adapter, Capabilities } from "../../src/spi.ts";
 import { RedisConnection } from "./connection.ts";
@@ -29,6 +30,11 @@ const capabilities: Capabilities = {
 /**
  * Redis Streams. Needs the package `ioredis`. What the server can promise is in its settings: `appendonly yes`,
  * `appendfsync always` and `maxmemory-policy noeviction` are looked for when it connects, with a warning each.
+ *
+ * With `order: "key"` the instances of a group share the topic's partitions evenly. One that joins gets its part within
+ * about a second, of each partition as soon as nothing of it is being handled; those of one that goes without a word are
+ * taken over after its `lease`. The number of partitions is the one the group was first read with, until all its instances
+ * stop; a warning says so when it is another than the topic's.
  *
  * @example
  * await using bus = createBus({ adapter: redis({ url: "redis://localhost:6379" }) });

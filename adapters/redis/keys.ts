@@ -18,10 +18,14 @@ export interface GroupKeys {
   readonly dead: string;
   /** Hash from message id to the dead letter's place: one entry per message. */
   readonly deadIds: string;
-  /** Who reads for an ordered group, while its lease lasts. */
-  readonly owner: string;
-  /** How often the ownership has changed hands. */
+  /** How many partitions an ordered group is divided into. */
+  readonly partitions: string;
+  /** Who reads for an ordered group: sorted set of its members, by when they are taken for gone. */
+  readonly members: string;
+  /** How often one of its partitions has changed hands. */
   readonly epoch: string;
+  /** How often messages were put into partitions that were with somebody outside of them. */
+  readonly strays: string;
 }
 
 /** `<prefix>{<topic>}`: the stream of a topic. */
@@ -39,9 +43,16 @@ export function groupKeys(prefix: string, { topic, group }: GroupSpec): GroupKey
     bodies: `${own}--delayed-bodies`,
     dead: `${own}--dead`,
     deadIds: `${own}--dead-ids`,
-    owner: `${own}--owner`,
+    partitions: `${own}--partitions`,
+    members: `${own}--members`,
     epoch: `${own}--owner-epoch`,
+    strays: `${own}--strays`,
   };
+}
+
+/** Who reads a partition, while the lease lasts. */
+export function ownerKey({ own }: GroupKeys, partition: number, partitions: number): string {
+  return `${own}--owner-${partition}-of-${partitions}`;
 }
 
 /** Keys that remember a published message for the dedupe window: its id, and its idempotency key if it has one. */

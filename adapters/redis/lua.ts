@@ -1,10 +1,10 @@
 /** Pieces that several scripts are made of. */
 
 /**
- * Who may settle. `KEYS[1]` is the stream, `KEYS[2]` the owner's key of an ordered group; `ARGV[1]` the group, `ARGV[2]` the
- * consumer, `ARGV[3]` its ownership, empty in a group without one. `standing(id)` is 1 when the entry is pending for this
- * consumer, 0 when for another one (or the group has another owner), -1 when for nobody; the second result is how often it
- * was handed over.
+ * Who may settle. `KEYS[1]` is the stream, `KEYS[2]` the owner's key of a partition; `ARGV[1]` the group, `ARGV[2]` the
+ * consumer, `ARGV[3]` its ownership, empty in a group without order. `standing(id)` is 1 when the entry is pending for this
+ * consumer, 0 when for another one (or the partition has another owner), -1 when for nobody; the second result is how often
+ * it was handed over.
  */
 export const standing = `
 local owned = ARGV[3] == '' or redis.call('GET', KEYS[2]) == ARGV[3]

@@ -1,135 +1,102 @@
 /**
- * Reading for a group with order: one subscription reads, the others stand by. It takes over what its predecessor had
- * handed over before it reads anything new, and every read makes sure in the same step that the group is still its own.
- *
- * The unit of ownership is one group of one topic. With a stream per partition it would be one of these per partition.
+ * Reading for a group with order: each subscription reads the partitions that are its own. It takes over what their
+ * predecessors had handed over before it reads anything new, and every read makes sure in the same step that they are still
+ * its own.
  */
-import type { Entry, ReadEntry, Source } from "./entry.ts";
-import { moveDue } from "./lua.ts";
-import { Ownership } from "./ownership.ts";
-import { fresh, sweep } from "./pending.ts";
+import type { Claim, ReadEntry } from "./entry.ts";
+import { type Grant, Membership } from "./membership.ts";
 import type { Reader, ReaderContext } from "./reader.ts";
-import { run, script } from "./script.ts";
+import { run } from "./script.ts";
+import { adoptStrays } from "./strays.ts";
+import { type Slot, type TakeAnswer, slotArguments, takeScript, toTaken } from "./take-script.ts";
 
-/**
- * `KEYS` main, own, delayed, bodies, owner; `ARGV` group, consumer, ownership, credit. Reads the group's own stream first,
- * then everybody's. With nothing new, it says up to where the group has read.
- */
-const takeScript = script(
-  "reading in order",
-  `${moveDue}
-if redis.call('GET', KEYS[5]) ~= ARGV[3] then return {0} end
-local due, trouble = moveDue(KEYS[3], KEYS[4], KEYS[2])
-local credit = tonumber(ARGV[4])
-local taken, last = {{}, {}}, {'', ''}
-for _, stream in ipairs({2, 1}) do
-  if credit > 0 then
-    local found = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', credit, 'STREAMS', KEYS[stream], '>')
-    if found then
-      taken[stream] = found[1][2]
-      credit = credit - #taken[stream]
-    end
-  end
-end
-if #taken[1] + #taken[2] == 0 then
-  for stream = 1, 2 do
-    for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[stream])) do
-      local info = {}
-      for i = 1, #group, 2 do info[group[i]] = group[i + 1] end
-      if info['name'] == ARGV[1] then last[stream] = info['last-delivered-id'] end
-    end
-  end
-end
-return {1, due, trouble, taken[1], taken[2], last[1], last[2]}`,
-);
-
-type Taken = readonly [
-  owned: number,
-  due: number,
-  trouble: Buffer,
-  main: readonly Entry[],
-  own: readonly Entry[],
-  lastOfMain: Buffer,
-  lastOfOwn: Buffer,
-];
-
-/** Longest wait for something new, and longest time until a stand-by looks whether the group is free. */
+/** Longest wait for something new, and for a partition. */
 const waitMs = 500;
 
-/** Where a take-over of pending entries has got to. */
-interface TakeOver {
-  source: Source;
-  cursor: string;
-  readonly recount: boolean;
-}
-
 export function createOwnedReader(context: ReaderContext): Reader {
-  const { connection, link, identity, leaseMs, runtime } = context;
-  const { keys, group, consumer } = identity;
-  let takeOver: TakeOver | undefined;
-  const ownership = new Ownership({
+  const { connection, link, keys, group, leaseMs, runtime } = context;
+  const slots = new Map<Grant, Slot>();
+  /** What a read under way may bring entries of. */
+  let reading: ReadonlySet<Grant> = new Set();
+  let turn = 0;
+  let strays: number | undefined;
+  let adopted = { partitions: 0, at: 0 };
+  let wake = (): void => undefined;
+
+  /** Reads them again from where their queues begin. `recount`: what is out was with somebody else. */
+  const begin = (grants: Iterable<Grant>, recount: boolean): void => {
+    for (const grant of grants)
+      slots.set(grant, { grant, own: { from: "-", recount }, main: { from: "-", recount } });
+  };
+
+  const membership = new Membership({
     connection,
-    identity,
+    keys,
+    member: context.consumer,
+    partitions: context.partitions,
     leaseMs,
     runtime,
-    onLost: () => context.onDisowned(),
+    unsettled: (grant) => context.heldBy(grant.claim) + (reading.has(grant) ? 1 : 0),
+    onGained(grants) {
+      begin(grants, true);
+      wake();
+    },
+    onLost: (grants) => context.onDisowned(grants.map(({ claim }) => claim)),
+    onOther: (partitions) => context.onPartitions(partitions),
   });
 
-  const beginAnew = (): void => {
-    takeOver = { source: "own", cursor: "-", recount: false };
+  /** Before the first read, so that what is older comes first; later what somebody outside has left behind since. */
+  const adopt = async (): Promise<void> => {
+    const { partitions } = membership;
+    const now = runtime.monotonic();
+    const isFirst = adopted.partitions !== partitions;
+    if (!isFirst && now - adopted.at < leaseMs) return;
+    context.onDeleted(await adoptStrays(connection, keys, group, partitions, isFirst ? 0 : leaseMs));
+    adopted = { partitions, at: now };
   };
 
-  /** Resolves with whether the group is ours. */
-  const own = async (): Promise<boolean> => {
-    if (ownership.value !== "") return true;
-    const waitForMs = await ownership.acquire();
-    if (waitForMs === 0) {
-      takeOver = { source: "own", cursor: "-", recount: true };
-      return true;
-    }
-    await runtime.sleep(Math.min(waitForMs, waitMs), context.signal).catch(() => undefined);
-    return false;
-  };
-
-  /** The next pending entries that nobody here has yet; `undefined` when there are none left. */
-  const takeOverSome = async (credit: number): Promise<readonly ReadEntry[] | undefined> => {
-    while (takeOver !== undefined) {
-      const { source, cursor, recount } = takeOver;
-      const current = takeOver;
-      const found = await sweep(connection, identity, ownership.value, {
-        source,
-        cursor,
-        limit: credit,
-        recount,
+  const runTake = async (mine: readonly Slot[], credit: number): Promise<TakeAnswer> => {
+    const { own, main, delayed, bodies } = keys;
+    const owners = mine.map(({ grant }) => grant.claim.owner);
+    const current = new Set(mine.map(({ grant }) => grant));
+    reading = current;
+    try {
+      return (await run(
+        connection.commands,
+        takeScript,
+        [own, main, delayed, bodies, keys.strays, ...owners],
+        [group, membership.partitions, credit, ...mine.flatMap(slotArguments)],
+      )) as TakeAnswer;
+    } finally {
+      // Only when what came is held.
+      runtime.defer(() => {
+        if (reading === current) reading = new Set();
       });
-      if (found.disowned) {
-        ownership.lose();
-        return [];
-      }
-      context.onDeleted(found.deleted);
-      // Unless it was begun anew meanwhile.
-      if (takeOver === current) takeOver = after(current, found.cursor);
-      const entries = found.entries.filter((entry) => !context.holds(entry));
-      if (entries.length > 0) return entries;
     }
-    return undefined;
   };
 
-  const take = async (credit: number): Promise<readonly ReadEntry[]> => {
-    const answer = (await run(
-      connection.commands,
-      takeScript,
-      [keys.main, keys.own, keys.delayed, keys.bodies, keys.owner],
-      [group, consumer, ownership.value, credit],
-    )) as Taken;
-    const [owned, due, trouble, main, ofOwn, lastOfMain, lastOfOwn] = answer;
-    if (owned === 0) {
-      ownership.lose();
-      return [];
-    }
+  const take = async (mine: readonly Slot[], credit: number): Promise<readonly ReadEntry[]> => {
+    const [due, trouble, strayCount, queuedCount, lastOfOwn, lastOfMain, ...answers] = await runTake(
+      mine,
+      credit,
+    );
     if (trouble.length > 0) context.onTrouble(trouble.toString());
-    const entries = [...fresh("own", ofOwn), ...fresh("main", main)];
-    if (entries.length === 0 && !context.signal.aborted)
+    const entries = answers.flatMap((answer, i) => {
+      const slot = mine[i] as Slot;
+      const { grant } = slot;
+      const taken = toTaken(slot, answer);
+      if (!taken.owned) membership.lose([grant]);
+      context.onDeleted(taken.deleted);
+      // Unless it was begun anew meanwhile.
+      if (slots.get(grant) === slot) slots.set(grant, taken.next);
+      return membership.holds(grant) ? taken.entries.filter((entry) => !context.holds(entry)) : [];
+    });
+    if (strays !== undefined && strayCount !== strays) begin(slots.keys(), false);
+    strays = strayCount;
+    const isIdle = answers.every(
+      ([owned, ofOwn, ofMain]) => owned === 1 && isEmpty(ofOwn) && isEmpty(ofMain),
+    );
+    if (isIdle && queuedCount === 0 && !context.signal.aborted)
       await waitForNew(lastOfMain, lastOfOwn, due < 0 ? waitMs : Math.min(due, waitMs));
     return entries;
   };
@@ -145,20 +112,44 @@ export function createOwnedReader(context: ReaderContext): Reader {
     );
   };
 
+  const waitForPartition = (): Promise<void> =>
+    Promise.race([
+      new Promise<void>((resolve) => (wake = resolve)),
+      runtime.sleep(waitMs, context.signal).catch(() => undefined),
+    ]);
+
+  /** The slots of the partitions to read now, another one first each time. */
+  const toRead = (): Slot[] => {
+    for (const grant of slots.keys()) if (!membership.holds(grant)) slots.delete(grant);
+    const readable = membership.readable().map((grant) => slots.get(grant) as Slot);
+    turn += 1;
+    const first = turn % Math.max(1, readable.length);
+    return [...readable.slice(first), ...readable.slice(0, first)];
+  };
+
   return {
-    ownership: () => ownership.value,
     async read(credit) {
-      if (!(await own())) return [];
-      return (await takeOverSome(credit)) ?? (ownership.value === "" ? [] : take(credit));
+      await membership.join();
+      await adopt();
+      // The group may have got another number of them meanwhile.
+      if (adopted.partitions !== membership.partitions) return [];
+      const mine = toRead();
+      if (mine.length > 0) return take(mine, credit);
+      await waitForPartition();
+      return [];
     },
-    interrupted: beginAnew,
-    // They keep their places; nobody else reads, so they are taken again from there.
-    givenBack: beginAnew,
-    leave: () => ownership.giveUp(),
+    interrupted: () => begin(slots.keys(), false),
+    // They keep their places; nobody else reads them, so they are taken again from there.
+    givenBack(claims: ReadonlySet<Claim>) {
+      begin(
+        [...slots.keys()].filter(({ claim }) => claims.has(claim)),
+        false,
+      );
+    },
+    leave: () => membership.leave(),
   };
 }
 
-function after(current: TakeOver, cursor: string | undefined): TakeOver | undefined {
-  if (cursor !== undefined) return { ...current, cursor };
-  return current.source === "own" ? { ...current, source: "main", cursor: "-" } : undefined;
+function isEmpty([entries, , , deleted]: readonly [readonly unknown[], Buffer, number, number]): boolean {
+  return entries.length === 0 && deleted === 0;
 }

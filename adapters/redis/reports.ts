@@ -12,6 +12,8 @@ export interface Reports {
   readonly vanished: (count: number) => void;
   /** Deferred copies that are due cannot be moved. */
   readonly delayed: (why: string) => void;
+  /** An ordered group has another number of partitions than asked for. */
+  readonly otherPartitions: (partitions: number) => void;
   readonly notReceiving: (error: MessagingError) => void;
   /** What every group has settled could not be removed. */
   readonly notTrimmed: (cause: unknown) => void;
@@ -47,6 +49,11 @@ export function createReports(connection: RedisConnection, spec: GroupSpec): Rep
       // Both are said, and mended, by reading.
       if (error.code === "ERR_CONNECTION_LOST" || error.reply === "NOGROUP") return;
       connection.warn("REDIS_TRIM", `what was settled stays in the stream of ${name}: ${error.message}`);
+    },
+    otherPartitions(partitions) {
+      const asked = spec.topic.partitions;
+      const message = `${name} is read in ${partitions} partitions, not in ${asked}, as long as instances run that began so. Stop all of them at once to change it.`;
+      connection.warn("REDIS_PARTITIONS", message);
     },
     notReceiving: (error) => connection.warn("REDIS_CONSUMER", `${name} does not receive: ${error.message}`),
   };

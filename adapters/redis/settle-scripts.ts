@@ -50,9 +50,9 @@ return {1}`,
 );
 
 /**
- * Given back is: pending for the consumer that is nobody, idle since 1970, and the hand-over not counted. The entry keeps
- * its place, so that order is kept where there is one. `ARGV[4]` that consumer, `ARGV[5…]` ids. Answers 2 when the entry
- * was deleted.
+ * Given back is: pending for the consumer that is nobody, or for its partition, idle since 1970, and the hand-over not
+ * counted. The entry keeps its place, so that order is kept where there is one. `ARGV[4]` that consumer, `ARGV[5…]` ids.
+ * Answers 2 when the entry was deleted.
  */
 export const releaseScript: Script = script(
   "giving back",
@@ -100,17 +100,16 @@ export const addScript: Script = script(
 );
 
 /**
- * Everything of this consumer is given back, and the consumer removed. `ARGV[4]` the consumer that is nobody. Without this
- * check of what is pending, `DELCONSUMER` would lose it.
+ * Everything of a consumer is given back, and the consumer removed. `KEYS` stream; `ARGV` group, consumer, and the one that is
+ * nobody. Without this check of what is pending, `DELCONSUMER` would lose it.
  */
 export const leaveScript: Script = script(
   "leaving the group",
-  `${standing}
-if not owned then return 0 end
+  `
 repeat
   local found = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 500, ARGV[2])
   for _, entry in ipairs(found) do
-    local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[4], 0, entry[1], 'TIME', 1, 'RETRYCOUNT', math.max(0, entry[4] - 1), 'JUSTID')
+    local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[3], 0, entry[1], 'TIME', 1, 'RETRYCOUNT', math.max(0, entry[4] - 1), 'JUSTID')
     if not claimed[1] then redis.call('XACK', KEYS[1], ARGV[1], entry[1]) end
   end
 until #found == 0

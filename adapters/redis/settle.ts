@@ -5,7 +5,7 @@
 import type { HeaderPatch, SettleResult } from "../../src/spi.ts";
 import { idOf, patchHeaders } from "../../src/spi.ts";
 import type { RedisConnection } from "./connection.ts";
-import { type Held, isBefore } from "./entry.ts";
+import { type Claim, type Held, type Source, isBefore } from "./entry.ts";
 import { requestError } from "./errors.ts";
 import type { GroupKeys } from "./keys.ts";
 import { patchFields } from "./mapping.ts";
@@ -16,7 +16,6 @@ import {
   deadLetterScript,
   deferScript,
   extendScript,
-  leaveScript,
   releaseScript,
   releasedConsumer,
 } from "./settle-scripts.ts";
@@ -32,11 +31,8 @@ export interface SettlerContext {
   readonly keys: GroupKeys;
   readonly topic: string;
   readonly group: string;
-  readonly consumer: string;
-  /** The ownership the consumer reads under; empty in a group without one. */
-  readonly ownership: () => string;
-  /** How many entries may be pending for the consumer now. */
-  readonly heldCount: () => number;
+  /** How many entries may be out as this claim now. */
+  readonly heldBy: (claim: Claim) => number;
 }
 
 export interface Settler {
@@ -46,45 +42,37 @@ export interface Settler {
   release(helds: readonly Held[]): Promise<readonly SettleResult[]>;
   /** Keeps them for another lease, and says which are not ours any more. */
   extend(helds: readonly Held[]): Promise<readonly Settled[]>;
-  /** Gives everything back that is pending for this consumer, known here or not. Rejects with `RequestError`. */
-  leave(): Promise<void>;
 }
 
 export function createSettler(context: SettlerContext): Settler {
-  const { connection, keys, topic, group, consumer, ownership } = context;
+  const { connection, keys, topic, group } = context;
   const { runtime } = connection;
 
   const call = async (
     script: Script,
-    source: Held["source"],
+    { source, claim }: Held,
     more: readonly string[],
     args: readonly Argument[],
   ): Promise<readonly number[]> =>
     (await run(
       connection.commands,
       script,
-      [keys[source], keys.owner, ...more],
-      [group, consumer, ownership(), ...args],
+      [keys[source], claim.owner, ...more],
+      [group, claim.consumer, claim.ownership, ...args],
     )) as readonly number[];
 
-  /** One script for those of each stream, in parts; each has its own result. */
+  /** One script for those of each stream and claim, in parts; each has its own result. */
   const each = async (
     script: Script,
     helds: readonly Held[],
     first: (part: readonly Held[]) => readonly Argument[],
   ): Promise<Settled[]> => {
     const results = new Map<Held, Settled>();
-    const parts = (["main", "own"] as const).flatMap((source) => {
-      const of = helds.filter((held) => held.source === source);
-      return Array.from({ length: Math.ceil(of.length / maxIds) }, (_, i) =>
-        of.slice(i * maxIds, (i + 1) * maxIds),
-      );
-    });
     await Promise.all(
-      parts.map(async (part) => {
+      partsOf(helds).map(async (part) => {
         const ids = part.map(({ id }) => id);
         try {
-          const answers = await call(script, (part[0] as Held).source, [], [...first(part), ...ids]);
+          const answers = await call(script, part[0] as Held, [], [...first(part), ...ids]);
           part.forEach((held, i) => results.set(held, toSettled(held, answers[i])));
         } catch (error) {
           for (const held of part) results.set(held, failed(held, error, script === ackScript));
@@ -101,7 +89,7 @@ export function createSettler(context: SettlerContext): Settler {
       if (isBefore(held.id, first.id)) first = held;
       if (isBefore(last.id, held.id)) last = held;
     }
-    const most = context.heldCount();
+    const most = context.heldBy(first.claim);
     return [first.id, last.id, part.length > 4 && most <= 4 * part.length ? most : 0];
   };
 
@@ -112,7 +100,7 @@ export function createSettler(context: SettlerContext): Settler {
     args: readonly Argument[],
   ): Promise<SettleResult> => {
     try {
-      const [answer] = await call(script, held.source, more, args);
+      const [answer] = await call(script, held, more, args);
       const settled = toSettled(held, answer);
       return settled.status === "orphaned" ? { status: "stale" } : settled;
     } catch (error) {
@@ -146,7 +134,7 @@ export function createSettler(context: SettlerContext): Settler {
       return one(deadLetterScript, held, [keys.dead, keys.deadIds], args);
     },
     async release(helds) {
-      const settled = await each(releaseScript, helds, () => [releasedConsumer]);
+      const settled = await each(releaseScript, helds, ([held]) => [heirOf(held as Held)]);
       return Promise.all(
         settled.map(async (result, i) => {
           const held = helds[i] as Held;
@@ -161,12 +149,28 @@ export function createSettler(context: SettlerContext): Settler {
       );
     },
     extend: (helds) => each(extendScript, helds, span),
-    async leave() {
-      await Promise.all(
-        (["main", "own"] as const).map((source) => call(leaveScript, source, [], [releasedConsumer])),
-      );
-    },
   };
+}
+
+/** At most so many as fit in one script, all of one stream and claim, in order. */
+function partsOf(helds: readonly Held[]): Held[][] {
+  const parts: Held[][] = [];
+  const open: Record<Source, Map<Claim, Held[]>> = { main: new Map(), own: new Map() };
+  for (const held of helds) {
+    let part = open[held.source].get(held.claim);
+    if (part === undefined || part.length === maxIds) {
+      part = [];
+      open[held.source].set(held.claim, part);
+      parts.push(part);
+    }
+    part.push(held);
+  }
+  return parts;
+}
+
+/** Who has an entry that was given back: nobody, or the partition for whoever reads it. */
+function heirOf({ claim }: Held): string {
+  return claim.ownership === "" ? releasedConsumer : claim.consumer;
 }
 
 function toSettled(held: Held, answer: number | undefined): Settled {

@@ -1,6 +1,6 @@
 /** What a subscription holds: deliveries handed over and not settled, and whether more may be. */
 import type { RawDelivery } from "../../src/spi.ts";
-import { type Held, type ReadEntry, keyOf } from "./entry.ts";
+import { type Claim, type Held, type ReadEntry, keyOf } from "./entry.ts";
 
 /**
  * After so many hand-overs without an end, a message may be what ends its processes. It is handed over alone, so that the
@@ -13,6 +13,7 @@ const maxRead = 256;
 export class Window {
   readonly #prefetch: number;
   readonly #held = new Map<string, Held>();
+  readonly #counts = new Map<Claim, number>();
   /** A suspect waits until nothing else is held. */
   #suspectWaits = false;
 
@@ -20,8 +21,9 @@ export class Window {
     this.#prefetch = prefetch;
   }
 
-  get size(): number {
-    return this.#held.size;
+  /** How many of a claim are held. */
+  heldBy(claim: Claim): number {
+    return this.#counts.get(claim) ?? 0;
   }
 
   /** How many entries may be read now. */
@@ -57,11 +59,16 @@ export class Window {
   }
 
   forget(held: Held): void {
-    if (this.holds(held)) this.#held.delete(keyOf(held));
+    if (!this.holds(held)) return;
+    this.#held.delete(keyOf(held));
+    const left = this.heldBy(held.claim) - 1;
+    if (left === 0) this.#counts.delete(held.claim);
+    else this.#counts.set(held.claim, left);
   }
 
   clear(): void {
     this.#held.clear();
+    this.#counts.clear();
   }
 
   get #free(): number {
@@ -77,6 +84,7 @@ export class Window {
       return false;
     }
     this.#held.set(keyOf(held), held);
+    this.#counts.set(held.claim, this.heldBy(held.claim) + 1);
     return true;
   }
 }

@@ -81,8 +81,9 @@ async function underLoad(world: World, prefetch: number): Promise<Crew> {
   };
 }
 
-async function assertAllInOrder({ handled, finish }: Crew): Promise<void> {
-  const sent = await finish();
+async function assertAllInOrder(crew: Crew): Promise<void> {
+  const { handled } = crew;
+  const sent = await crew.finish();
   const complete = (): void => {
     for (const [key, numbers] of handled)
       assert.equal(new Set(numbers).size, sent, `${key} is not handled to its end`);

@@ -128,11 +128,11 @@ export async function subscribe(
   adapter: Adapter,
   topic: string,
   sink: DeliverySink,
-  options: Partial<Omit<SubscribeSpec, "topic">> = {},
+  { partitions, ...options }: Partial<Omit<SubscribeSpec, "topic">> & { readonly partitions?: number } = {},
 ): Promise<Subscription> {
   const subscription = await adapter.subscribe(
     {
-      topic: topicOf(topic),
+      topic: topicOf(topic, partitions),
       group: "g",
       order: "none",
       prefetch: 100,
@@ -146,8 +146,8 @@ export async function subscribe(
   return subscription;
 }
 
-export function topicOf(name: string): SubscribeSpec["topic"] {
-  return { name, partitions: 1, keyed: true };
+export function topicOf(name: string, partitions = 1): SubscribeSpec["topic"] {
+  return { name, partitions, keyed: true };
 }
 
 /** A message with a body of text. */
@@ -179,6 +179,22 @@ export function outgoing(
 export async function publish(adapter: Adapter, topic: string, ...texts: readonly string[]): Promise<void> {
   const results = await adapter.publish(texts.map((text) => outgoing(topic, message(text))));
   expect(results.map(({ status }) => status)).toEqual(texts.map(() => "accepted"));
+}
+
+/** Publishes steps such as `"a1"`: key and number, in order. */
+export async function publishSteps(
+  adapter: Adapter,
+  topic: string,
+  ...steps: readonly string[]
+): Promise<void> {
+  const wires = steps.map((step) =>
+    message(step, {
+      attributes: { id: nodeRuntime.newId(), partitionkey: step.slice(0, 1) },
+      key: step.slice(0, 1),
+    }),
+  );
+  const results = await adapter.publish(wires.map((wire) => outgoing(topic, wire)));
+  expect(results.map(({ status }) => status)).toEqual(steps.map(() => "accepted"));
 }
 
 /** Plain ioredis, as an application that knows nothing of us would use it. */

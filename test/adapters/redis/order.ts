@@ -9,6 +9,7 @@ import {
   publish,
   rawClient,
   subscribe,
+  textOf,
   throughProxy,
   unique,
 } from "./bench.ts";
@@ -71,15 +72,39 @@ export function ordering(): void {
     const [a, b] = await sink.atLeast(2);
 
     subscription.pause();
-    await client.set(`{${topic}}--g--owner`, "77:somebody");
+    await client.set(`{${topic}}--g--owner-0-of-1`, "77:somebody");
     expect(await subscription.ack([a!])).toEqual([{ status: "stale" }]);
     expect(await subscription.defer(b!, 0, {})).toEqual({ status: "stale" });
 
     expect(((await client.xpending(`{${topic}}`, "g")) as [number])[0]).toBe(2);
-    await client.del(`{${topic}}--g--owner`);
+    await client.del(`{${topic}}--g--owner-0-of-1`);
     subscription.resume();
     await sink.atLeast(4);
     expect(sink.texts()).toEqual(["a", "b", "a", "b"]);
+  });
+
+  test("who lost a partition and does not know it yet reads nothing of it", async () => {
+    const topic = unique("unknowing");
+    const { adapter } = await openAdapter();
+    const client = rawClient();
+    const sink = collect();
+    await subscribe(adapter, topic, sink, { ...ordered, leaseMs: 60_000 });
+    await publish(adapter, topic, "a");
+    await sink.atLeast(1);
+    const aliveUntil = async () =>
+      Number((await client.zrange(`{${topic}}--g--members`, "0", "0", "WITHSCORES"))[1]);
+
+    const owner = `{${topic}}--g--owner-0-of-1`;
+    await client.multi().set(owner, "77:somebody").xadd(`{${topic}}`, "*", "data", "b").exec();
+    const before = await aliveUntil();
+    await eventually(async () => expect(await aliveUntil()).toBeGreaterThan(before + 600));
+    expect(sink.texts()).toEqual(["a"]);
+    expect(sink.gone.map(textOf)).toEqual(["a"]);
+
+    await client.del(owner);
+    await sink.atLeast(3);
+    expect(sink.texts()).toEqual(["a", "a", "b"]);
+    expect(sink.delivered.map(({ redeliveries }) => redeliveries)).toEqual([0, 1, 0]);
   });
 
   test("each change of hands raises the epoch, and a lease that runs is not taken", async () => {
@@ -88,9 +113,11 @@ export function ordering(): void {
     const client = rawClient();
     for (const epoch of ["1", "2", "3"]) {
       const subscription = await subscribe(adapter, topic, collect(), { ...ordered, leaseMs: 60_000 });
-      await eventually(async () => expect(await client.get(`{${topic}}--g--owner`)).toMatch(`${epoch}:`));
+      await eventually(async () =>
+        expect(await client.get(`{${topic}}--g--owner-0-of-1`)).toMatch(`${epoch}:`),
+      );
       await subscription.close();
-      expect(await client.exists(`{${topic}}--g--owner`)).toBe(0);
+      expect(await client.exists(`{${topic}}--g--owner-0-of-1`)).toBe(0);
     }
   });
 
