@@ -69,6 +69,7 @@ export { header, headerCount, headerMap, headerTime, patchHeaders } from "./head
 export { redactUrl, textOf } from "./inspect.ts";
 export { createAppendQueue } from "./outbox/append-queue.ts";
 export type { AppendQueue } from "./outbox/append-queue.ts";
+export { createSpreader, partitionOfKey } from "./partitioner.ts";
 export { loadPeer } from "./peer.ts";
 export { checkBoolean, checkFunction, checkInteger, checkKeys, checkOneOf, checkString } from "./options.ts";
 export { jittered, retryLoop } from "./retry/loop.ts";

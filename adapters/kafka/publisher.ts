@@ -5,15 +5,16 @@ import {
   type OutgoingMessage,
   type PublishResult,
   TransportError,
+  createSpreader,
   header,
   headerCount,
   idOf,
+  partitionOfKey,
   type WireMessage,
 } from "../../src/spi.ts";
 import type { KafkaConnection } from "./connection.ts";
 import { kafkaError } from "./errors.ts";
 import { type RecordParts, asDeadLetter, sizeOf, toRecord } from "./mapping.ts";
-import { createSpreader, partitionOfKey } from "./partitioner.ts";
 import type { Outbound } from "./requests.ts";
 import { type Acks, type FindMissing, SerialProducer, type Stored } from "./serial-producer.ts";
 import { tierBoundsMs } from "./tiers.ts";

@@ -5,7 +5,7 @@ import * as fc from "fast-check";
 import { describe, it } from "vitest";
 import { assignPartitions, type MemberClaim } from "../../adapters/kafka/assignment.ts";
 import { DelayQueue } from "../../adapters/kafka/delays.ts";
-import { partitionOfKey } from "../../adapters/kafka/partitioner.ts";
+import { partitionOfKey } from "../../src/partitioner.ts";
 import { holdFor, tierBoundsMs, tierOf, tiersFor } from "../../adapters/kafka/tiers.ts";
 
 describe("assignment", () => {

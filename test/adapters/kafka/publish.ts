@@ -4,7 +4,7 @@ import kafkajs from "kafkajs";
 import { defineTopic } from "postrider";
 import { eventually } from "postrider/testing";
 import { it, onTestFinished } from "vitest";
-import { partitionOfKey } from "../../../adapters/kafka/partitioner.ts";
+import { partitionOfKey } from "../../../src/partitioner.ts";
 import {
   acking,
   declared,

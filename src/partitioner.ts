@@ -1,4 +1,4 @@
-/** Which partition a message goes to: the same as the Java client would choose, so that foreign producers agree per key. */
+/** Which partition a message goes to: on every broker the same as Kafka's Java client would choose, so that foreign producers agree per key. */
 
 const seed = 0x9747b28c;
 const mix = 0x5bd1e995;
