@@ -38,16 +38,25 @@ const capabilities: Capabilities = {
  * An adapter for RabbitMQ. Connects when the bus does, with one connection to publish and one to consume, and mends both by
  * itself. Throws `ConfigurationError` `ERR_CONFIG` on an option that is unknown or wrong.
  *
- * On the server: a topic is a topic exchange, a group a quorum queue `<topic>--<group>` bound to it, its dead letters the
- * quorum queue `<topic>--<group>--dead`; delays are held by the quorum queues `postrider--delay-…`. All are made when they
- * may be needed and never removed.
+ * On the server: a topic is a topic exchange, a group an exchange and a quorum queue `<topic>--<group>` behind it, its dead
+ * letters the quorum queue `<topic>--<group>--dead`; delays are held by the quorum queues `postrider--delay-…`. All are made
+ * when they may be needed and never removed. The routing key of a message is `<topic>.<partition>`; bind a queue of your
+ * own to the topic's exchange with `#`.
  *
  * What falls due while a server starts may come three minutes late: RabbitMQ tries a hop between queues again only after
  * its `dead_letter_worker_publisher_confirm_timeout`, 180,000 ms unless its `advanced.config` says otherwise. A few
  * seconds are enough on a server of any size.
  *
- * Deliveries given back when a consumer closes count as hand-overs before RabbitMQ 4.3, and so raise `attempt`. With
- * `order: "key"` one instance of a group consumes at a time, the others take over within about a second when it goes.
+ * Deliveries given back when a consumer closes count as hand-overs before RabbitMQ 4.3, and so raise `attempt`.
+ *
+ * With `order: "key"` the instances of a group share the topic's `partitions`, each of which is a quorum queue more,
+ * `<topic>--<group>--p0`, …: one instance consumes it at a time. One that joins gets its share within about a second, as soon
+ * as what runs of a partition has ended; what one had that goes, the others have within about a second. A quorum queue
+ * costs a server memory and writes whether or not it is used, and the default is 8 partitions: with `partitions: 1` an
+ * ordered group has only its own queue, one instance works, and the others stand by. All instances of a group should
+ * define the same number. Another number is taken up when they start: nothing is forgotten, and keys that are in other
+ * partitions then may be out of order once. A group that was ordered is refused without order (`ERR_TOPOLOGY`), as its
+ * messages are elsewhere; the other way round, the ordered instances stand by until the others are gone.
  *
  * @example
  * await using bus = createBus({ adapter: rabbitmq({ url: "amqp://user:password@localhost:5672" }) });

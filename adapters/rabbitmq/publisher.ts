@@ -5,6 +5,8 @@ import {
   type OutgoingMessage,
   type PublishResult,
   type WireMessage,
+  createSpreader,
+  partitionOfKey,
 } from "../../src/spi.ts";
 import type { Link } from "./connection.ts";
 import type { DelayLadder } from "./delay.ts";
@@ -12,7 +14,7 @@ import { connectionLost, noRoute, queueGone, unwritable } from "./errors.ts";
 import { FireAndForget } from "./fire-and-forget.ts";
 import { headerLimits, toBuffer, toProperties } from "./mapping.ts";
 import { type Outcome, Outlet, type OutletContext, type Parcel } from "./outlet.ts";
-import type { Declarations } from "./topology.ts";
+import { type Declarations, routingKey } from "./topology.ts";
 
 export interface PublisherContext extends Omit<OutletContext, "name" | "mend"> {
   readonly declarations: Declarations;
@@ -27,6 +29,7 @@ export class Publisher {
   readonly #messages: Outlet;
   readonly #copies: Outlet;
   readonly #unconfirmed: FireAndForget;
+  readonly #spread: (topic: string, partitions: number) => number;
 
   constructor(context: PublisherContext) {
     this.#context = context;
@@ -34,6 +37,7 @@ export class Publisher {
       new Outlet({ ...context, name, mend: (error) => this.#mend(error) });
     this.#messages = outlet("publishing");
     this.#copies = outlet("settling");
+    this.#spread = createSpreader(() => context.runtime.random("partition"));
     this.#unconfirmed = new FireAndForget(context.link, (error) => this.#mend(error));
   }
 
@@ -54,19 +58,19 @@ export class Publisher {
     });
   }
 
-  /** A copy straight to a group's queue, its dead letters, or through the delays back to it. Resolves when that is decided. */
+  /** A copy straight to a queue of a group, its dead letters, or through the delays back to it. Resolves when that is decided. */
   async copy(
     spec: GroupSpec,
-    to: "dead" | { readonly delayMs: number },
+    to: "dead" | { readonly queue: string; readonly delayMs: number },
     message: WireMessage,
   ): Promise<Exclude<Outcome, { status: "returned" }>> {
     const properties = toProperties(message, headerLimits.copy);
     if ("unwritable" in properties)
       return { status: "rejected", error: unwritable(idOf(message), properties.unwritable) };
-    const { queue, dead } = this.#context.declarations.names(spec);
-    const direct = { exchange: "", routingKey: to === "dead" ? dead : queue };
+    const { dead } = this.#context.declarations.names(spec);
+    const direct = { exchange: "", routingKey: to === "dead" ? dead : to.queue };
     const route =
-      to === "dead" || to.delayMs <= 0 ? direct : await this.#throughLadder(queue, to.delayMs, properties);
+      to === "dead" || to.delayMs <= 0 ? direct : await this.#throughLadder(to.queue, to.delayMs, properties);
     if ("status" in route) return route;
     const outcome = await this.#send({
       ...route,
@@ -142,11 +146,14 @@ export class Publisher {
     const { declarations } = this.#context;
     const { topic, group, dead } = destination;
     const body = toBuffer(message.body);
-    // Bindings of ours take everything; the routing key is for those who bind queues of their own.
-    if (group === undefined)
-      return { exchange: declarations.exchange(topic), routingKey: topic.name, body, properties };
-    const names = declarations.names({ topic, group });
-    return { exchange: "", routingKey: dead === true ? names.dead : names.queue, body, properties };
+    const names = group === undefined ? undefined : declarations.names({ topic, group });
+    if (dead === true && names !== undefined)
+      return { exchange: "", routingKey: names.dead, body, properties };
+    const { key } = message;
+    const partition =
+      key === undefined ? this.#spread(topic.name, topic.partitions) : partitionOfKey(key, topic.partitions);
+    const exchange = names?.exchange ?? declarations.exchange(topic);
+    return { exchange, routingKey: routingKey(topic, partition), body, properties };
   }
 
   #conclude(outgoing: OutgoingMessage, outcome: Outcome, report: (result: PublishResult) => void): void {

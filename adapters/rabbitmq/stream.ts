@@ -8,26 +8,25 @@ import {
   type SubscribeSpec,
   TransportError,
 } from "../../src/spi.ts";
+import { within } from "./bounded.ts";
 import { type OpenChannel, openChannel } from "./channel.ts";
 import type { Session } from "./connection.ts";
 import { channelError, closed } from "./errors.ts";
 import { redeliveriesOf, toWireMessage } from "./mapping.ts";
 import { Probe } from "./probe.ts";
-import { type Turn, takeTurn } from "./turn.ts";
+import type { Turn } from "./turn.ts";
 import { Unacked } from "./unacked.ts";
+import type { Window } from "./window.ts";
 
 export interface StreamContext {
   readonly context: AdapterContext;
   readonly session: Session;
   readonly spec: SubscribeSpec;
   readonly queue: string;
-  /** The exclusive queue of an ordered consumer. */
-  readonly lock: string;
+  /** What an ordered consumer has at the queue; it ends with the stream. */
+  readonly turn?: Turn | undefined;
+  readonly window: Window;
   readonly sink: DeliverySink;
-  /** Aborted when the subscription closes. */
-  readonly signal: AbortSignal;
-  /** Another instance has the turn; all is well. */
-  onStandby(): void;
   /** Called once, after everything that was held has been reported lost. */
   onEnd(stream: Stream): void;
 }
@@ -47,31 +46,28 @@ export class Stream {
   #waiting: ConsumeMessage[] = [];
   #wanted = false;
   #stopped = false;
+  /** Settled since it began to leave. Acknowledged now, they would make the server send what comes after them. */
+  #leaving: { readonly settled: number[]; readonly onEmpty: () => void } | undefined;
   #consumerTag: string | undefined;
   #switching = false;
   #warned = false;
   /** Resolves when it has ended. */
   readonly over: Promise<void>;
 
-  /** Opens a channel, for an ordered subscription when it is its turn. Consumes when told to. Rejects with a `MessagingError`. */
+  /** Opens a channel. Consumes when told to. Rejects with a `MessagingError`, and the turn is over. */
   static async open(context: StreamContext): Promise<Stream> {
-    const { session, spec, queue, lock, signal } = context;
-    let turn: Turn | undefined;
-    if (spec.order === "key") {
-      context.onStandby();
-      turn = await takeTurn(context.context, session, { lock, queue }, signal);
-    }
+    const { session, spec, queue, turn } = context;
     try {
       const open = await openChannel(session, `queue \`${queue}\``);
       await prefetch(open.channel, spec.prefetch, queue);
-      return new Stream(context, open, turn);
+      return new Stream(context, open);
     } catch (error) {
       await turn?.release().catch(() => undefined);
       throw error;
     }
   }
 
-  constructor(context: StreamContext, open: OpenChannel, turn: Turn | undefined) {
+  constructor(context: StreamContext, open: OpenChannel) {
     this.#context = context;
     this.#open = open;
     this.#unacked = new Unacked(open.channel);
@@ -91,7 +87,7 @@ export class Stream {
       context.onEnd(this);
       // The next one's turn begins when the server has put back what we held. If the connection is gone, so is the turn.
       void open.gone
-        .then(() => turn?.release())
+        .then(() => context.turn?.release())
         .catch(() => undefined)
         .then(resolve);
     };
@@ -118,16 +114,43 @@ export class Stream {
     return this.#held.has(delivery) && !this.#open.ended.aborted;
   }
 
+  get queue(): string {
+    return this.#context.queue;
+  }
+
+  /** Deliveries handed over and not settled. */
+  get held(): number {
+    return this.#held.size;
+  }
+
+  /** Nothing was delivered that is not settled. */
+  get isEmpty(): boolean {
+    return this.#unacked.count === 0;
+  }
+
+  /** Whether the first so many that were delivered are settled. */
+  isDoneWith(count: number): boolean {
+    return this.#unacked.doneUpTo(count);
+  }
+
   /** All must be held. Throws when the channel has ended. */
   ack(deliveries: readonly RawDelivery[]): void {
-    this.#unacked.ack(this.#take(deliveries));
-    this.#handOver();
+    const tags = this.#take(deliveries);
+    if (this.#leaving === undefined) this.#unacked.ack(tags);
+    else this.#leaving.settled.push(...tags);
+    this.#settled(tags.length);
   }
 
   /** All must be held. An ordered consumer gives nothing back before it goes: later messages would come before earlier ones. */
   release(deliveries: readonly RawDelivery[]): void {
     const tags = this.#take(deliveries);
     if (!this.#ordered) this.#unacked.giveBack(tags);
+    this.#settled(tags.length);
+  }
+
+  #settled(count: number): void {
+    if (this.#held.size === 0) this.#leaving?.onEmpty();
+    this.#context.window.give(count);
     this.#handOver();
   }
 
@@ -152,6 +175,37 @@ export class Stream {
     return this.#switch();
   }
 
+  /**
+   * Hands over nothing more, and ends as soon as all that was handed over is settled: for an ordered consumer, so that
+   * another one may go on without anything coming twice. `false`: for `patienceMs` nothing was settled, and everything
+   * goes on.
+   */
+  async leave(patienceMs: number): Promise<boolean> {
+    const { promise: empty, resolve: onEmpty } = Promise.withResolvers<void>();
+    const settled: number[] = [];
+    this.#leaving = { settled, onEmpty };
+    const { runtime } = this.#context.context;
+    for (let before = Infinity; this.#held.size > 0 && this.#held.size < before;) {
+      before = this.#held.size;
+      await within(runtime, patienceMs, Promise.race([empty, this.over]));
+    }
+    const quiet = this.#held.size === 0;
+    this.#leaving = undefined;
+    try {
+      // All in one command: of several some might be forgotten when the channel closes.
+      this.#unacked.ack(settled);
+    } catch {
+      // The channel has ended: the server takes them back by itself.
+    }
+    if (quiet) {
+      this.#open.abandon(closed());
+      await this.over;
+    } else {
+      this.#handOver();
+    }
+    return quiet;
+  }
+
   /** Hands over nothing more; what waits here is given back. */
   stop(): void {
     this.#stopped = true;
@@ -165,7 +219,7 @@ export class Stream {
   /** Gives everything back, in order, and ends. */
   async close(): Promise<void> {
     this.stop();
-    this.#held.clear();
+    this.#drop();
     // Closing the channel gives back too, in order, but always counts as a hand-over; since 4.3 this does not.
     if (!this.#ordered) {
       await this.#flush();
@@ -246,11 +300,11 @@ export class Stream {
     else session.abandon(error);
   }
 
-  #handOver(): void {
-    if (!this.#wanted || this.#waiting.length === 0) return;
-    const room = this.#context.spec.prefetch - this.#held.size;
+  readonly #handOver = (): void => {
+    if (!this.#wanted || this.#leaving !== undefined || this.#waiting.length === 0) return;
+    const room = this.#context.window.take(this.#waiting.length, this.#handOver);
+    if (room === 0) return;
     const batch = this.#waiting.splice(0, room);
-    if (batch.length === 0) return;
     const since = this.#context.context.runtime.monotonic();
     const deliveries = batch.map((message) => {
       const delivery = this.#toDelivery(message);
@@ -258,7 +312,7 @@ export class Stream {
       return delivery;
     });
     this.#context.sink.deliver(deliveries);
-  }
+  };
 
   #toDelivery({ properties, fields, content }: ConsumeMessage): RawDelivery {
     const { spec, queue } = this.#context;
@@ -269,7 +323,7 @@ export class Stream {
       // The server numbers nothing. Unique, so that two messages are never taken for one.
       position: `${queue}@${this.#id}-${fields.deliveryTag}`,
       redeliveries: redeliveriesOf(properties, fields.redelivered),
-      token: undefined,
+      token: this,
     };
   }
 
@@ -290,10 +344,16 @@ export class Stream {
   }
 
   #lose(): void {
-    const lost = [...this.#held.keys()];
-    this.#held.clear();
     this.#waiting = [];
+    const lost = [...this.#held.keys()];
     if (lost.length > 0) this.#context.sink.lost(lost);
+    this.#drop();
+  }
+
+  #drop(): void {
+    const { size } = this.#held;
+    this.#held.clear();
+    this.#context.window.give(size);
   }
 }
 

@@ -1,4 +1,4 @@
-/** One subscription: consumes a group's queue on a channel of its own, settles there, and starts anew when the channel ends. */
+/** One subscription: consumes a group's queue, and an ordered one its share of the partitions; settles where it was read. */
 import {
   type AdapterContext,
   type DeliverySink,
@@ -9,16 +9,19 @@ import {
   type SubscribeSpec,
   type Subscription,
   type SubscriptionHealth,
-  jittered,
+  TransportError,
   patchHeaders,
-  retryLoop,
 } from "../../src/spi.ts";
 import { within } from "./bounded.ts";
 import { closed } from "./errors.ts";
 import type { DelayLadder } from "./delay.ts";
 import type { Link, Session } from "./connection.ts";
 import type { Publisher } from "./publisher.ts";
+import { type ConsumerHost, QueueConsumer } from "./queue-consumer.ts";
+import { Sharing } from "./sharing.ts";
 import { Stream } from "./stream.ts";
+import type { Turn } from "./turn.ts";
+import { Window } from "./window.ts";
 import type { Declarations } from "./topology.ts";
 
 export interface SubscriberContext {
@@ -33,8 +36,6 @@ export interface SubscriberContext {
 const stale: SettleResult = { status: "stale" };
 const done: SettleResult = { status: "done" };
 
-/** A stream that ended sooner than this counts as a failed attempt. */
-const stableMs = 5_000;
 /** How long closing waits for the server's answer, which never comes when it is frozen. */
 const goodbyeMs = 1_000;
 
@@ -42,32 +43,41 @@ export class RabbitmqSubscription implements Subscription {
   readonly #parts: SubscriberContext;
   readonly #spec: SubscribeSpec;
   readonly #sink: DeliverySink;
-  readonly #queue: string;
+  readonly #window: Window;
   readonly #closing = new AbortController();
-  #stream: Stream | undefined;
+  readonly #streams = new Set<Stream>();
+  readonly #consumer: QueueConsumer;
+  /** Of an ordered subscription. */
+  readonly #sharing: Sharing | undefined;
   #state: "running" | "paused" | "stopped" = "running";
-  #error: MessagingError | undefined;
-  /** Why the last stream ended, when it was not for want of a connection. */
-  #suspect: MessagingError | undefined;
-  #loop: Promise<void> = Promise.resolve();
+  #loop: Promise<unknown> = Promise.resolve();
   #closed: Promise<void> | undefined;
 
   constructor(parts: SubscriberContext, spec: SubscribeSpec, sink: DeliverySink) {
     this.#parts = parts;
     this.#spec = spec;
     this.#sink = sink;
-    this.#queue = parts.declarations.names(spec).queue;
+    this.#window = new Window(spec.prefetch);
+    const host: ConsumerHost = {
+      ...parts,
+      spec,
+      closing: this.#closing.signal,
+      openStream: (...args) => this.#openStream(...args),
+    };
+    this.#sharing = spec.order === "key" ? new Sharing(host) : undefined;
+    this.#consumer = new QueueConsumer(host, this.#sharing);
   }
 
   /** Resolves when the queue is there and bound: what is published from now on arrives. */
   async start(): Promise<void> {
     const { link, declarations, ladder } = this.#parts;
     const session = await link.ready();
+    await this.#checkKind(session);
     await declarations.ensureGroup(session, this.#spec);
     await ladder.prepare(session, this.#spec.maxRetryDelayMs);
     // An ordered subscription may have to stand by for long: it is as good as started.
-    const first = this.#spec.order === "none" ? await this.#open() : undefined;
-    this.#loop = this.#run(first);
+    const first = this.#sharing === undefined ? await this.#consumer.open() : undefined;
+    this.#loop = Promise.all([this.#consumer.run(first), this.#sharing?.run()]);
   }
 
   async ack(deliveries: readonly RawDelivery[]): Promise<readonly SettleResult[]> {
@@ -84,28 +94,29 @@ export class RabbitmqSubscription implements Subscription {
   }
 
   defer(delivery: RawDelivery, delayMs: number, patch: HeaderPatch): Promise<SettleResult> {
-    return this.#copyThenAck(delivery, { delayMs }, patch);
+    return this.#copyThenAck(delivery, ({ queue }) => ({ queue, delayMs }), patch);
   }
 
   deadLetter(delivery: RawDelivery, patch: HeaderPatch): Promise<SettleResult> {
-    return this.#copyThenAck(delivery, "dead", patch);
+    return this.#copyThenAck(delivery, () => "dead", patch);
   }
 
   pause(): void {
     if (this.#state !== "running") return;
     this.#state = "paused";
-    void this.#stream?.want(false);
+    for (const stream of this.#streams) void stream.want(false);
   }
 
   resume(): void {
     if (this.#state !== "paused") return;
     this.#state = "running";
-    void this.#stream?.want(true);
+    for (const stream of this.#streams) void stream.want(true);
   }
 
   stop(): Promise<void> {
     this.#state = "stopped";
-    this.#stream?.stop();
+    this.#sharing?.stop();
+    for (const stream of this.#streams) stream.stop();
     return Promise.resolve();
   }
 
@@ -115,107 +126,63 @@ export class RabbitmqSubscription implements Subscription {
   }
 
   health(): SubscriptionHealth {
-    const consuming = this.#state !== "stopped" && this.#error === undefined;
-    return { consuming, error: this.#error, silentMs: this.#stream?.silentMs ?? 0 };
+    const error = this.#consumer.error ?? this.#sharing?.error;
+    const silentMs = Math.max(0, ...Array.from(this.#streams, (stream) => stream.silentMs));
+    return { consuming: this.#state !== "stopped" && error === undefined, error, silentMs };
   }
 
   async #close(): Promise<void> {
     await this.stop();
     this.#closing.abort(closed());
     const { runtime } = this.#parts.context;
-    await within(runtime, goodbyeMs, Promise.all([this.#stream?.close(), this.#loop]));
+    await within(
+      runtime,
+      goodbyeMs,
+      Promise.all([...Array.from(this.#streams, (stream) => stream.close()), this.#loop]),
+    );
     this.#parts.onClosed(this);
   }
 
-  /** One stream after the other, with growing waits while they fail. Never gives up; `health` tells of it. */
-  async #run(first: Stream | undefined): Promise<void> {
-    const { runtime } = this.#parts.context;
-    const backoff = jittered(runtime, "subscribe", 100, 5_000);
-    const sleep = (ms: number): Promise<void> => runtime.sleep(ms, this.#closing.signal);
-    let next = first;
-    let flaps = 0;
-    const open = (): Promise<Stream> =>
-      retryLoop(
-        sleep,
-        () => this.#open(),
-        (error, attempt) => {
-          this.#error = error as MessagingError;
-          return backoff(attempt + flaps);
-        },
-      );
-    try {
-      while (!this.#closing.signal.aborted) {
-        const stream = next ?? (await open());
-        next = undefined;
-        const since = runtime.monotonic();
-        await stream.over;
-        flaps = runtime.monotonic() - since < stableMs ? flaps + 1 : 0;
-        if (flaps > 1) await sleep(backoff(flaps));
-      }
-    } catch {
-      // Only closing ends the loop.
-    }
-  }
-
-  async #open(): Promise<Stream> {
-    const { context, link, declarations } = this.#parts;
-    const { signal } = this.#closing;
-    const session = await link.ready(signal);
-    if (this.#suspect !== undefined) await this.#lookForQueue(session, this.#suspect);
-    await declarations.ensureGroup(session, this.#spec);
-    signal.throwIfAborted();
+  async #openStream(
+    session: Session,
+    queue: string,
+    turn: Turn | undefined,
+    onEnd: (stream: Stream) => void,
+  ): Promise<Stream> {
     const stream = await Stream.open({
-      context,
+      context: this.#parts.context,
       session,
       spec: this.#spec,
-      queue: this.#queue,
-      lock: declarations.names(this.#spec).owner,
+      queue,
+      turn,
+      window: this.#window,
       sink: this.#sink,
-      signal,
-      onStandby: () => (this.#error = undefined),
-      onEnd: (ended) => this.#onStreamEnd(ended),
+      onEnd: (ended) => {
+        this.#streams.delete(ended);
+        onEnd(ended);
+      },
     });
     // Before it consumes: what it hands over may be settled at once.
-    this.#stream = stream;
-    if (signal.aborted) await stream.close();
+    if (stream.error === undefined) this.#streams.add(stream);
+    if (this.#closing.signal.aborted) await stream.close();
     else await stream.want(this.#state === "running");
     if (stream.error !== undefined) {
       await stream.over;
       throw stream.error;
     }
-    this.#error = undefined;
     return stream;
   }
 
-  #onStreamEnd({ error }: Stream): void {
-    if (this.#closing.signal.aborted) return;
-    this.#error = error;
-    this.#suspect = error?.code === "ERR_CONNECTION_LOST" ? undefined : error;
-  }
-
-  /** Says why consuming was interrupted, and has the queue made again when it was deleted. */
-  async #lookForQueue(session: Session, why: MessagingError): Promise<void> {
-    const { context, declarations } = this.#parts;
-    if (await this.#isThere(session)) {
-      const message = `RabbitMQ ended a consumer, which starts anew; what it held comes again. ${why.message}`;
-      context.emit({ type: "warning", code: `CONSUMER_ENDED ${this.#queue}`, message });
-    } else {
-      declarations.forgetGroup(this.#spec);
-    }
-    this.#suspect = undefined;
-  }
-
-  /**
-   * A server that deletes a queue cancels its consumers first, and for a moment still has the name of what is gone: whoever
-   * consumes then loses the whole connection (541, seen on 4.3).
-   */
-  async #isThere(session: Session): Promise<boolean> {
-    const { context, declarations } = this.#parts;
-    for (let look = 0; look < 5; look++) {
-      await context.runtime.sleep(100, this.#closing.signal);
-      if (!(await declarations.exists(session, this.#queue))) return false;
-    }
-    return true;
+  /** A group's messages are in one queue, or in those of its partitions: who looks into the other would miss them. */
+  async #checkKind(session: Session): Promise<void> {
+    const { declarations } = this.#parts;
+    const { topic, group, order } = this.#spec;
+    if (order === "key" || !topic.keyed || !(await declarations.isPartitioned(session, this.#spec))) return;
+    const { queue } = declarations.names(this.#spec);
+    throw new TransportError(
+      "ERR_TOPOLOGY",
+      `group "${group}" of topic "${topic.name}" has been consumed with order: "key", its messages are in the queues \`${queue}--p0\`, …. Consume it with order: "key", or with another group name; or delete those queues when they are empty.`,
+    );
   }
 
   /** Settles what is still ours; the rest is stale. */
@@ -223,30 +190,30 @@ export class RabbitmqSubscription implements Subscription {
     deliveries: readonly RawDelivery[],
     act: (stream: Stream, ours: readonly RawDelivery[]) => void,
   ): readonly SettleResult[] {
-    const stream = this.#stream;
-    if (stream === undefined) return deliveries.map(() => stale);
-    const ours = deliveries.filter((delivery) => stream.has(delivery));
-    try {
-      if (ours.length > 0) act(stream, ours);
-    } catch {
-      // The channel has just ended: the server takes everything back.
-      return deliveries.map(() => stale);
+    const settled = new Set<RawDelivery>();
+    for (const [stream, read] of Map.groupBy(deliveries, streamOf)) {
+      const ours = read.filter((delivery) => stream.has(delivery));
+      if (ours.length === 0) continue;
+      try {
+        act(stream, ours);
+        for (const delivery of ours) settled.add(delivery);
+      } catch {
+        // The channel has just ended: the server takes everything back.
+      }
     }
-    if (ours.length === deliveries.length) return deliveries.map(() => done);
-    const settled = new Set(ours);
     return deliveries.map((delivery) => (settled.has(delivery) ? done : stale));
   }
 
   /** The copy first, confirmed; only then the original, on the very channel it came from. */
   async #copyThenAck(
     delivery: RawDelivery,
-    to: Parameters<Publisher["copy"]>[1],
+    to: (stream: Stream) => Parameters<Publisher["copy"]>[1],
     patch: HeaderPatch,
   ): Promise<SettleResult> {
-    const stream = this.#stream;
-    if (stream === undefined || !stream.has(delivery)) return stale;
+    const stream = streamOf(delivery);
+    if (!stream.has(delivery)) return stale;
     const message = { ...delivery.message, headers: patchHeaders(delivery.message.headers, patch) };
-    const outcome = await this.#parts.publisher.copy(this.#spec, to, message);
+    const outcome = await this.#parts.publisher.copy(this.#spec, to(stream), message);
     if (outcome.status === "accepted") {
       // If the channel has ended meanwhile there are two copies now; the inbox, or the letter's id, makes them one.
       if (stream.has(delivery)) this.#settle([delivery], (open, ours) => open.ack(ours));
@@ -254,4 +221,8 @@ export class RabbitmqSubscription implements Subscription {
     }
     return { status: "failed", error: outcome.error };
   }
+}
+
+function streamOf({ token }: RawDelivery): Stream {
+  return token as Stream;
 }

@@ -1,6 +1,11 @@
 /**
- * What exists on the server for a topic and its groups: the exchange `<topic>`, per group the queue `<topic>--<group>` and
- * the queue of its dead letters, and the exchange through which delayed copies come back.
+ * What exists on the server for a topic and its groups: the exchange `<topic>`, per group an exchange and a queue
+ * `<topic>--<group>` and the queue of its dead letters, and the exchange through which delayed copies come back.
+ *
+ * An ordered group has a queue `<topic>--<group>--p0`, … per partition besides. Who declares a group need not know whether it
+ * is one: its exchange sends to a partition's queue from the moment that is bound to it, and what no such queue takes, by
+ * way of its alternate exchange, to the queue of the group. So nothing is lost or doubled when a group becomes ordered, and
+ * what strangers publish arrives as well.
  */
 import type { Channel } from "amqplib";
 import type { AdapterContext, GroupSpec, MessagingError, TopicSpec, Topology } from "../../src/spi.ts";
@@ -32,8 +37,15 @@ export function quorumQueue(args: Readonly<Record<string, unknown>>): {
 export interface GroupNames {
   readonly queue: string;
   readonly dead: string;
-  /** Locks the group for one ordered consumer at a time. */
-  readonly owner: string;
+  /** The group's exchange takes everything of its topic. */
+  readonly exchange: string;
+  /** Takes what the group's exchange has no partition for. */
+  readonly rest: string;
+}
+
+/** The queue whose owner is the one ordered consumer of `queue`. */
+export function lockOf(queue: string): string {
+  return `${queue}--owner`;
 }
 
 export class Declarations {
@@ -45,8 +57,10 @@ export class Declarations {
   /** What was declared over which connection. */
   readonly #done = new WeakMap<Session, Map<string, Promise<void>>>();
   readonly #groupsThere = new Set<string>();
+  /** Ordered groups, by queue. */
+  readonly #partitioned = new Map<string, GroupSpec>();
   /** Queues that were there once. */
-  readonly #groupsSeen = new Set<string>();
+  readonly #queuesSeen = new Set<string>();
   readonly #redeclaring = new WeakMap<Session, Promise<void>>();
 
   constructor(context: AdapterContext, link: Link) {
@@ -62,7 +76,7 @@ export class Declarations {
   names({ topic, group }: GroupSpec): GroupNames {
     const { names } = this.#context;
     const queue = names.queue(topic.name, group);
-    return { queue, dead: names.dead(topic.name, group), owner: `${queue}--owner` };
+    return { queue, dead: names.dead(topic.name, group), exchange: queue, rest: `${queue}--rest` };
   }
 
   /** A direct exchange: every group's queue is bound to it by its own name. */
@@ -82,11 +96,50 @@ export class Declarations {
     const { queue } = this.names(spec);
     this.#groups.set(queue, spec);
     return this.once(session, `queue ${queue}`, async () => {
-      if (this.#groupsSeen.has(queue) && !(await this.exists(session, queue))) this.#reportLoss(spec, queue);
+      await this.#lookForLoss(session, spec, queue);
       await onThrowAwayChannel(session, `queue \`${queue}\``, (channel) => this.#declareGroup(channel, spec));
       this.#groupsThere.add(queue);
-      this.#groupsSeen.add(queue);
+      this.#queuesSeen.add(queue);
     });
+  }
+
+  /**
+   * Makes the queues of the partitions unless this connection has done so, and resolves with their names. Those that are there
+   * from a time when there were more are among them: what is in them is not to be forgotten. None when there is but one.
+   */
+  async ensurePartitions(session: Session, spec: GroupSpec): Promise<readonly string[]> {
+    const { queue } = this.names(spec);
+    const partitions: string[] = [];
+    this.#partitioned.set(queue, spec);
+    const { partitions: count } = spec.topic;
+    for (let i = 0; count > 1 && i < count; i++) partitions.push(partitionOf(queue, i));
+    await this.once(session, `partitions of ${queue}`, async () => {
+      const [...left] = partitions.entries();
+      const declareNext = async (): Promise<void> => {
+        for (let next = left.shift(); next !== undefined; next = left.shift()) {
+          const [i, partition] = next;
+          await this.#lookForLoss(session, spec, partition);
+          await onThrowAwayChannel(session, `queue \`${partition}\``, (channel) =>
+            this.#declarePartition(channel, spec, i),
+          );
+          this.#queuesSeen.add(partition);
+        }
+      };
+      // A quorum queue takes its time, and a connection has only so many channels.
+      await Promise.all(Array.from({ length: 8 }, declareNext));
+    });
+    for (let i = partitions.length; await this.exists(session, partitionOf(queue, i)); i++)
+      partitions.push(partitionOf(queue, i));
+    return partitions;
+  }
+
+  /** Whether a group is or was an ordered one, with partitions. */
+  isPartitioned(session: Session, spec: GroupSpec): Promise<boolean> {
+    return this.exists(session, partitionOf(this.names(spec).queue, 0));
+  }
+
+  async #lookForLoss(session: Session, spec: GroupSpec, queue: string): Promise<void> {
+    if (this.#queuesSeen.has(queue) && !(await this.exists(session, queue))) this.#reportLoss(spec, queue);
   }
 
   /** Nobody else would say that what was in a deleted queue is gone. */
@@ -105,7 +158,9 @@ export class Declarations {
     const { queue } = this.names(spec);
     this.#groupsThere.delete(queue);
     const { session } = this.#link;
-    if (session !== undefined) this.#done.get(session)?.delete(`queue ${queue}`);
+    if (session === undefined) return;
+    this.#done.get(session)?.delete(`queue ${queue}`);
+    this.#done.get(session)?.delete(`partitions of ${queue}`);
   }
 
   /** Makes everything anew that was ever asked for: after a reconnect, or when something turned out to be gone. */
@@ -120,6 +175,7 @@ export class Declarations {
     this.#groupsThere.clear();
     for (const topic of this.#topics.values()) await this.#topic(session, topic);
     for (const group of this.#groups.values()) await this.ensureGroup(session, group);
+    for (const group of this.#partitioned.values()) await this.ensurePartitions(session, group);
   }
 
   /** Whether a queue is there. `false` when it was deleted. */
@@ -159,25 +215,49 @@ export class Declarations {
 
   async #declareGroup(channel: Channel, spec: GroupSpec): Promise<void> {
     const exchange = this.exchange(spec.topic);
-    const { queue, dead } = this.names(spec);
+    const { queue, dead, exchange: groupExchange, rest } = this.names(spec);
     await declareTopicExchange(channel, exchange);
     await channel.assertExchange(this.returns, "direct", { durable: true });
     // The dead letters first: the server tries a missing target again only after three minutes.
     await naming(`queue \`${dead}\``, () =>
       channel.assertQueue(dead, quorumQueue({ "x-delivery-limit": noDeliveryLimit })),
     );
-    await channel.assertQueue(
-      queue,
-      quorumQueue({
-        ...surely,
-        "x-delivery-limit": deliveryLimit,
-        "x-dead-letter-exchange": "",
-        "x-dead-letter-routing-key": dead,
-      }),
+    await channel.assertQueue(queue, workQueue(dead));
+    await naming(`exchange \`${rest}\``, () => channel.assertExchange(rest, "fanout", { durable: true }));
+    await naming(`exchange \`${groupExchange}\``, () =>
+      channel.assertExchange(groupExchange, "direct", { durable: true, alternateExchange: rest }),
     );
-    await channel.bindQueue(queue, exchange, "#");
     await channel.bindQueue(queue, this.returns, queue);
+    // From its end to its beginning, so that nothing is taken that has nowhere to go.
+    await channel.bindQueue(queue, rest, "");
+    await channel.bindExchange(groupExchange, exchange, "#");
   }
+
+  async #declarePartition(channel: Channel, spec: GroupSpec, partition: number): Promise<void> {
+    const { queue, dead, exchange } = this.names(spec);
+    const name = partitionOf(queue, partition);
+    await channel.assertQueue(name, workQueue(dead));
+    await channel.bindQueue(name, this.returns, name);
+    await channel.bindQueue(name, exchange, routingKey(spec.topic, partition));
+  }
+}
+
+/** What a message is published with; groups that are not ordered take any. */
+export function routingKey(topic: TopicSpec, partition: number): string {
+  return `${topic.name}.${partition}`;
+}
+
+function partitionOf(queue: string, partition: number): string {
+  return `${queue}--p${partition}`;
+}
+
+function workQueue(dead: string): ReturnType<typeof quorumQueue> {
+  return quorumQueue({
+    ...surely,
+    "x-delivery-limit": deliveryLimit,
+    "x-dead-letter-exchange": "",
+    "x-dead-letter-routing-key": dead,
+  });
 }
 
 function declareTopicExchange(channel: Channel, exchange: string): Promise<unknown> {

@@ -1,19 +1,13 @@
 /**
- * Order over several instances: of all ordered subscriptions of a group only one consumes at a time. It holds a queue that is
- * exclusive to its connection, so its turn ends with the connection that its deliveries belong to, without any clock. The
- * others stand by and ask again. This is the one place that knows how a turn is taken: partitions would each have
- * one.
+ * Order over several instances: of all ordered subscriptions of a group only one consumes a queue at a time. It holds a queue
+ * that is exclusive to its connection, so its turn ends with the connection that its deliveries belong to, without any
+ * clock. This is the one place that knows how a turn is taken; which queues an instance should take a turn at is for
+ * `sharing.ts` to say.
  */
 import type { AdapterContext, MessagingError, Runtime } from "../../src/spi.ts";
 import { onThrowAwayChannel } from "./channel.ts";
 import type { Session } from "./connection.ts";
-
-export interface TurnSpec {
-  /** The exclusive queue. */
-  readonly lock: string;
-  /** The queue that is consumed by whoever has the turn. */
-  readonly queue: string;
-}
+import { lockOf } from "./topology.ts";
 
 /** The right to consume, until it is released or its connection ends. */
 export interface Turn {
@@ -28,26 +22,48 @@ const mixedMs = 5_000;
 /** The server lets a connection declare its exclusive queue twice: within a process the turn is kept here. */
 const takenHere = new WeakMap<Session, Set<string>>();
 
-/** Resolves when it is our turn. Rejects when the connection ends or `signal` aborts. */
+/** Stands by until it is our turn to consume `queue`. Rejects when the connection ends or `signal` aborts. */
 export async function takeTurn(
   context: AdapterContext,
   session: Session,
-  spec: TurnSpec,
+  queue: string,
   signal: AbortSignal,
 ): Promise<Turn> {
   const stop = AbortSignal.any([signal, session.ended]);
-  await untilLocked(context.runtime, session, spec, stop);
+  await untilLocked(context.runtime, session, queue, stop);
+  return begin(context, session, queue, stop);
+}
+
+/** Takes the turn at a queue if nobody has it. */
+export async function tryTurn(
+  context: AdapterContext,
+  session: Session,
+  queue: string,
+  signal: AbortSignal,
+): Promise<Turn | undefined> {
+  if (!(await tryLock(session, lockOf(queue)))) return undefined;
+  return begin(context, session, queue, AbortSignal.any([signal, session.ended]));
+}
+
+/** Having the lock. */
+async function begin(
+  context: AdapterContext,
+  session: Session,
+  queue: string,
+  stop: AbortSignal,
+): Promise<Turn> {
+  const lock = lockOf(queue);
   const turn: Turn = {
     async release() {
       try {
-        if (!session.ended.aborted) await unlock(session, spec.lock);
+        if (!session.ended.aborted) await unlock(session, lock);
       } finally {
-        takenHere.get(session)?.delete(spec.lock);
+        takenHere.get(session)?.delete(lock);
       }
     },
   };
   try {
-    await untilAlone(context, session, spec.queue, stop);
+    await untilAlone(context, session, queue, stop);
     return turn;
   } catch (error) {
     // If its connection has ended, so has the turn.
@@ -63,9 +79,10 @@ export async function takeTurn(
 async function untilLocked(
   runtime: Runtime,
   session: Session,
-  { lock, queue }: TurnSpec,
+  queue: string,
   stop: AbortSignal,
 ): Promise<void> {
+  const lock = lockOf(queue);
   let first = true;
   for (;;) {
     if ((first || (await consumersOf(session, queue)) === 0) && (await tryLock(session, lock))) return;
@@ -107,7 +124,7 @@ function isRefusal(error: unknown): boolean {
  * later, and until then would give us what comes after its unsettled deliveries. A queue counts a consumer until all it
  * holds was settled or put back (seen on 3.10).
  */
-async function untilAlone(
+export async function untilAlone(
   context: AdapterContext,
   session: Session,
   queue: string,

@@ -9,6 +9,7 @@ export class Unacked {
   readonly #channel: Channel;
   /** Ascending: tags of one channel only ever grow. */
   readonly #open = new Set<number>();
+  #last = 0;
 
   constructor(channel: Channel) {
     this.#channel = channel;
@@ -16,6 +17,7 @@ export class Unacked {
 
   add(tag: number): void {
     this.#open.add(tag);
+    this.#last = tag;
   }
 
   /** Leaves out what is not open. Throws amqplib's `IllegalOperationError` when the channel has ended. */
@@ -38,6 +40,12 @@ export class Unacked {
 
   get count(): number {
     return this.#open.size;
+  }
+
+  /** Whether everything up to this tag is settled. */
+  doneUpTo(tag: number): boolean {
+    const [firstOpen = Infinity] = this.#open;
+    return this.#last >= tag && firstOpen > tag;
   }
 
   /** All that is open. */

@@ -7,6 +7,7 @@ import { deadLetters } from "./rabbitmq/dead-letters.ts";
 import { delaying } from "./rabbitmq/delay.ts";
 import { ordering } from "./rabbitmq/order.ts";
 import { publishing } from "./rabbitmq/publish.ts";
+import { sharing } from "./rabbitmq/sharing.ts";
 import { declaring } from "./rabbitmq/topology.ts";
 import { security } from "./security.ts";
 
@@ -21,3 +22,4 @@ describe("delaying", delaying);
 describe("dead letters", deadLetters);
 describe("order over several instances", ordering);
 describe("TLS and logins", () => security("rabbitmq", server));
+describe("sharing a group's partitions", sharing);

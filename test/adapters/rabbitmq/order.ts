@@ -106,9 +106,9 @@ export function ordering(): void {
     await eventually(() => expect(rest.texts()).toEqual(numbered(60).filter((text) => !settled.has(text))));
   }, 60_000);
 
-  describe("of two ordered instances", () => {
+  describe("of two ordered instances of a topic with one partition", () => {
     test("one works and the other takes over when it closes, with no overlap and in order", async () => {
-      const topic = defineTopic<Step>(unique("turns"), { key: ({ key }) => key });
+      const topic = defineTopic<Step>(unique("turns"), { key: ({ key }) => key, partitions: 1 });
       const [first, second, sender] = [openBus().bus, openBus().bus, openBus().bus];
       const log = watch();
       const one = await first.consume(topic, options, log.handler("first"));
@@ -130,7 +130,7 @@ export function ordering(): void {
     }, 60_000);
 
     test("the other takes over when the connection of the one is cut, and the order holds", async () => {
-      const topic = defineTopic<Step>(unique("cut"), { key: ({ key }) => key });
+      const topic = defineTopic<Step>(unique("cut"), { key: ({ key }) => key, partitions: 1 });
       const proxy = await throughProxy();
       const first = openBus({ url: proxy.url }).bus;
       const [second, sender] = [openBus().bus, openBus().bus];
@@ -149,7 +149,7 @@ export function ordering(): void {
     }, 60_000);
 
     test("they may share a bus", async () => {
-      const topic = defineTopic<Step>(unique("shared"), { key: ({ key }) => key });
+      const topic = defineTopic<Step>(unique("shared"), { key: ({ key }) => key, partitions: 1 });
       const { bus } = openBus();
       const log = watch();
       const one = await bus.consume(topic, options, log.handler("first"));

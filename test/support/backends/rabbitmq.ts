@@ -92,9 +92,13 @@ function remembering(adapter: Adapter, groups: GroupSpec[]): Adapter {
 
 async function remove(channel: Channel, groups: readonly GroupSpec[]): Promise<void> {
   for (const { topic, group } of groups) {
-    await channel.deleteQueue(`${topic.name}--${group}`);
-    await channel.deleteQueue(`${topic.name}--${group}--dead`);
+    const queue = `${topic.name}--${group}`;
+    for (let i = 0; i < topic.partitions; i++) await channel.deleteQueue(`${queue}--p${i}`);
+    await channel.deleteQueue(queue);
+    await channel.deleteQueue(`${queue}--dead`);
     await channel.deleteExchange(topic.name);
+    await channel.deleteExchange(queue);
+    await channel.deleteExchange(`${queue}--rest`);
   }
 }
 
