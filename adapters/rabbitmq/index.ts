@@ -50,9 +50,11 @@ const capabilities: Capabilities = {
  * Deliveries given back when a consumer closes count as hand-overs before RabbitMQ 4.3, and so raise `attempt`.
  *
  * With `order: "key"` the instances of a group share the topic's `partitions`, each of which is a quorum queue more,
- * `<topic>--<group>--p0`, …: one instance consumes it at a time. One that joins gets its share within about a second, as soon
- * as what runs of a partition has ended; what one had that goes, the others have within about a second. A quorum queue
- * costs a server memory and writes whether or not it is used, and the default is 8 partitions: with `partitions: 1` an
+ * `<topic>--<group>--p0`, …, consumed by one instance at a time. One that joins gets its share within about a second, as soon
+ * as what runs of a partition has ended; a partition where nothing ends for 30 seconds, as when a message is tried again and
+ * again, stays for another five minutes. What an instance had that goes, the others have within about a second.
+ *
+ * A quorum queue costs the server memory and writes, used or not, and the default is 8 partitions: with `partitions: 1` an
  * ordered group has only its own queue, one instance works, and the others stand by. All instances of a group should
  * define the same number. Another number is taken up when they start: nothing is forgotten, and keys that are in other
  * partitions then may be out of order once. A group that was ordered is refused without order (`ERR_TOPOLOGY`), as its

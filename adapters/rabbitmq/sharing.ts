@@ -27,8 +27,10 @@ const lookMs = 1_000;
 const soonMs = 250;
 /** What a publisher routed before a partition was bound may be on its way for so long. */
 const routedMs = 250;
-/** How long a partition that is to be let go may settle nothing. It is then kept for as long. */
-const stuckMs = 30_000;
+/** How long a partition that is to be let go may settle nothing, as when a message of it is tried again and again. */
+const patienceMs = 30_000;
+/** It is kept then, for so long: while it is to be let go its other keys stand still. */
+const stuckMs = 300_000;
 
 export class Sharing {
   readonly #host: ConsumerHost;
@@ -170,7 +172,7 @@ export class Sharing {
       .slice(0, count);
     for (const stream of quietest) {
       this.#leaving.add(stream);
-      void stream.leave(stuckMs).then((left) => {
+      void stream.leave(patienceMs).then((left) => {
         if (!left) this.#stuck.set(stream.queue, this.#host.context.runtime.monotonic() + stuckMs);
         this.#leaving.delete(stream);
       });

@@ -3,7 +3,6 @@ import {
   type AdapterContext,
   type DeliverySink,
   type HeaderPatch,
-  type MessagingError,
   type RawDelivery,
   type SettleResult,
   type SubscribeSpec,
