@@ -108,6 +108,10 @@ export const idempotency: readonly Scenario[] = [
     "I6",
     "an inbox that forgets before retries end is warned of, and what it has forgotten runs again",
     async (world) => {
+      const store = await world.database.store();
+      await store.connect({ runtime: nodeRuntime, emit: () => undefined });
+      // What other scenarios left would be purged in the place of its own.
+      while ((await store.inbox.purge(0, 1_000)) > 0) continue;
       const bus = await world.bus({ store: true, inboxRetention: "1h" });
       const topic = world.topic<string>();
       const options = { ...transactional, retry: { ...retry, maxAge: "2h" } } as ConsumeOptions<string>;
@@ -118,8 +122,6 @@ export const idempotency: readonly Scenario[] = [
 
       await bus.publish(topic, "one", { id: "id-1", idempotencyKey: "key" });
       await eventually(() => assert.equal(count(world, "handled"), 1));
-      const store = await world.database.store();
-      await store.connect({ runtime: nodeRuntime, emit: () => undefined });
       await eventually(async () => assert.ok((await store.inbox.purge(0, 1_000)) > 0));
       await store.close();
       const again = await bus.publish(topic, "one", { id: "id-2", idempotencyKey: "key" });

@@ -48,7 +48,7 @@ async function underLoad(world: World, prefetch: number): Promise<Crew> {
         keys.map((key): Step => ({ key, n: sent })),
       );
       sent += 1;
-      while (sending && sent * keys.length - done > 20 * keys.length) await nodeRuntime.sleep(1);
+      while (sending && sent * keys.length - done > 10 * keys.length) await nodeRuntime.sleep(1);
     }
   })();
   // Awaited at the end; until then its failure must not end the process.
