@@ -41,7 +41,8 @@ function kafkaServer(name: BrokerName, version: string, logging: string): Server
     name,
     ports: 3,
     stopSignal: "SIGTERM",
-    readyWithinMs: 60_000,
+    // A killed one reads all its partitions again: 40 s for 500 on a machine that has other things to do.
+    readyWithinMs: 150_000,
     url: (port) => `kafka://127.0.0.1:${port}`,
     secureUrl: (port) => `kafka://127.0.0.1:${securePort(port)}`,
     programs: () => [openssl, java, ...(existsSync(kafkaJars(version)) ? [] : [maven])],
