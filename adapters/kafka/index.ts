@@ -16,6 +16,9 @@ const dayMs = 86_400_000;
  * Kafka 2.1 and later; tested on 3.9 and 4.3. Needs the package `kafkajs`. Throws `ERR_CONFIG` on a wrong option; connects when
  * the bus does.
  *
+ * A topic that somebody deletes and makes again is begun anew, with a warning, when a group's place lies beyond its end. If it
+ * has grown past that place before the group looks, what lies below is passed over unseen: stop the consumers first.
+ *
  * @example
  * createBus({ adapter: kafka({ url: "kafka://localhost:9092" }) });
  * @example

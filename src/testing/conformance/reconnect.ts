@@ -116,8 +116,9 @@ export const reconnect: readonly Scenario[] = [
       const bus = await world.bus({ publishTimeout: "60s" });
       const topic = world.topic<string>({ partitions: 1 });
       const recorder = await world.consume(bus, topic, { group: "g" });
-      await bus.publish(topic, "before");
-      await recorder.waitFor(1);
+      // So many that on a log, where a group's place is a number, what comes after the loss stays below that for a while.
+      await bus.publishAll(topic, Array<string>(2_000).fill("before"));
+      await recorder.waitFor(2_000);
 
       await world.faults.deleteGroup(topic.name, "g");
       // What is sent before the loss is noticed may be lost with the group.
