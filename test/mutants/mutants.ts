@@ -22,8 +22,8 @@ export const mutants: readonly Mutant[] = [
     name: "acknowledges before the copy is confirmed",
     adapter: "rabbitmq",
     file: rabbitmqSubscriber,
-    from: "const outcome = await this.#parts.publisher.copy(this.#spec, to, message);",
-    to: "stream.ack([delivery]); const outcome = await this.#parts.publisher.copy(this.#spec, to, message);",
+    from: "const outcome = await this.#parts.publisher.copy(this.#spec, to(stream), message);",
+    to: "stream.ack([delivery]); const outcome = await this.#parts.publisher.copy(this.#spec, to(stream), message);",
     caughtBy: ["R8"],
   },
   {
@@ -101,8 +101,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "makes nothing again that was deleted",
     adapter: "rabbitmq",
-    file: rabbitmqSubscriber,
-    from: "declarations.forgetGroup(this.#spec);",
+    file: "adapters/rabbitmq/queue-consumer.ts",
+    from: "host.declarations.forgetGroup(host.spec);",
     to: "",
     caughtBy: ["N6"],
   },
