@@ -290,14 +290,16 @@ export class Stream {
 
   /** A channel that does not even answer will not close either: then its connection ends, and with it what the channel holds. */
   #onDead(how: "withheld" | "unanswered"): void {
-    const { session, queue } = this.#context;
-    const text =
-      how === "withheld"
-        ? `queue \`${queue}\` has messages, but none has come to its consumer`
-        : `the channel of queue \`${queue}\` is not answered any more`;
-    const error = new TransportError("ERR_CONNECTION_LOST", text);
-    if (how === "withheld") this.#open.abandon(error);
-    else session.abandon(error);
+    const { context, session, queue } = this.#context;
+    if (how === "withheld") {
+      const text = `queue \`${queue}\` has messages, but none has come to its consumer`;
+      // The connection lives: nobody else would say it.
+      context.emit({ type: "warning", code: `CONSUMER_DEAF ${queue}`, message: `${text}: it starts anew.` });
+      this.#open.abandon(new TransportError("ERR_CONNECTION_LOST", text));
+    } else {
+      const text = `the channel of queue \`${queue}\` is not answered any more`;
+      session.abandon(new TransportError("ERR_CONNECTION_LOST", text));
+    }
   }
 
   readonly #handOver = (): void => {
