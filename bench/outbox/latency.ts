@@ -30,7 +30,7 @@ async function measure(
   const writer = writing ?? relaying;
   await relaying.declare({ groups: { bench: [keyed] } });
   await writer.connect();
-  const relay = relaying.relay();
+  const relay = relaying.relay({ order: "key" });
   while (!relay.health().active) await sleep(1);
 
   const committed = new Map<string, number>();

@@ -36,7 +36,7 @@ export async function relayRate(run: RelayRun): Promise<number> {
   await Promise.all(buses.map((bus) => bus.declare({ groups: { bench: [topic] } })));
   const relays: Relay[] = [];
   const start = async (): Promise<void> => {
-    for (const bus of buses) relays.push(bus.relay(run.relay));
+    for (const bus of buses) relays.push(bus.relay(run.relay ?? { order: "key" }));
     await until(() => relays.some((relay) => relay.health().active));
   };
   const left = async (count: number): Promise<void> => {
