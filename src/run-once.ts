@@ -223,6 +223,7 @@ function holdLease({ store, runtime, signal }: OnceCall, claim: InboxClaim, leas
     get until() {
       return until;
     },
+    // It rejects only when the lease has ended, which ends the sleep.
     held: () => void extend().catch(() => undefined),
     end() {
       ended.abort();

@@ -120,6 +120,7 @@ class WatchedSubscription implements Subscription {
     await resolvesWithin(
       runtime,
       closeMs,
+      // Its end was the aim; a failure changes nothing.
       old.close().catch(() => undefined),
     );
     const backoff = jittered(runtime, "subscribe", 100, 5_000);

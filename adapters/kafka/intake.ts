@@ -279,6 +279,7 @@ export class Intake {
     if (Number((batch as { readonly fetchedOffset?: string }).fetchedOffset) === next) return true;
     const { fetching, onRemoved } = this.#context;
     const { topic, number } = partition;
+    // Not known now: the client is told to go back, as if nothing had been removed.
     const firsts = await fetching.fetchFirst(topic).catch(() => undefined);
     if (!partition.active) return false;
     const removed = Math.min(firsts?.get(number) ?? 0, Number(batch.messages[0]?.offset)) - next;

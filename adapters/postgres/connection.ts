@@ -190,6 +190,7 @@ export class PostgresDatabase {
     try {
       await this.#untilClosed(client.connect());
     } catch (error) {
+      // It has never been of use; why it was not is thrown.
       client.end().catch(() => undefined);
       throw this.failed("opening a connection", error);
     }

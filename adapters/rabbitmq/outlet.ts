@@ -205,6 +205,7 @@ export class Outlet {
     // Until what was missing is mended there is no use in another channel.
     this.#opening = true;
     this.#flow = undefined;
+    // What cannot be mended now fails the next publish, which says so.
     await this.#context.mend(error).catch(() => undefined);
     this.#opening = false;
     this.pump();

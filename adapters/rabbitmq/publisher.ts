@@ -173,6 +173,7 @@ export class Publisher {
     const { declarations, consumeLink } = this.#context;
     declarations.forgetGroup(spec);
     const { session } = consumeLink;
+    // Should it fail, the caller's next try comes back here.
     if (session !== undefined) await declarations.redeclare(session).catch(() => undefined);
   }
 

@@ -68,6 +68,7 @@ export class Sharing {
         if (signal.aborted) return;
         this.#error = error as MessagingError;
         if (this.#error.code === "ERR_DESTINATION") declarations.forgetGroup(spec);
+        // The loop sees for itself when it is to end.
         await this.#wait(lookMs, signal).catch(() => undefined);
       }
     }

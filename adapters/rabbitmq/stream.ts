@@ -62,6 +62,7 @@ export class Stream {
       await prefetch(open.channel, spec.prefetch, queue);
       return new Stream(context, open);
     } catch (error) {
+      // If its connection has ended, so has the turn; the error that led here is the one to tell.
       await turn?.release().catch(() => undefined);
       throw error;
     }

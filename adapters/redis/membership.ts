@@ -87,6 +87,7 @@ export class Membership {
     this.#left = true;
     this.#cancelTimer();
     this.#cancelEnd();
+    // What it could not do is of no use to one that leaves.
     await this.#balancing?.catch(() => undefined);
     const { connection, keys, member } = this.#context;
     const claims = Array.from(this.#grants.values(), ({ claim }) => claim);

@@ -166,6 +166,7 @@ export class RedisSubscription implements Subscription {
   #unblock(): void {
     const id = this.#readerId;
     if (id === undefined || !this.#connection.commands.up) return;
+    // Without this the read ends when its own time is over.
     this.#connection.commands
       .request("ending the blocking read", (redis) => redis.client("UNBLOCK", id))
       .catch(() => undefined);

@@ -1,6 +1,7 @@
 /** X: what cannot be handled is kept, as it was, with why, once, and can be sent back. */
 import assert from "node:assert/strict";
 import type { Bus } from "../../bus.ts";
+import { nodeRuntime } from "../../clock.ts";
 import { json } from "../../codec.ts";
 import { MessagingError } from "../../errors.ts";
 import { constant } from "../../retry/backoff.ts";
@@ -16,7 +17,7 @@ export const deadLetters: readonly Scenario[] = [
     async (world) => {
       const bus = await world.bus();
       const topic = world.topic<{ n: number }>({ key: ({ n }) => `key-${n}` });
-      const before = Date.now() - 60_000;
+      const before = nodeRuntime.now() - 60_000;
       const retry = { maxAttempts: 2, backoff: constant(20) };
       await world.consume(bus, topic, { group, holdBelow: 0, retry }, () => {
         throw Object.assign(

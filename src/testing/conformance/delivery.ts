@@ -1,5 +1,6 @@
 /** D: what is sent arrives, as it was sent, and a send says the truth about itself. */
 import assert from "node:assert/strict";
+import { nodeRuntime } from "../../clock.ts";
 import { PublishError } from "../../errors.ts";
 import { eventually } from "../eventually.ts";
 import { type Scenario, type World, scenario } from "./scenario.ts";
@@ -27,7 +28,7 @@ export const delivery: readonly Scenario[] = [
     const bus = await world.bus();
     const topic = world.topic<Numbered>({ key: ({ n }) => `key-${n}` });
     const recorder = await world.consume(bus, topic, { group });
-    const before = Date.now();
+    const before = nodeRuntime.now();
 
     const receipt = await bus.publish(
       topic,

@@ -1,41 +1,12 @@
 import assert from "node:assert/strict";
-import { type ConsumeOptions, type Consumer, constant, defineTopic } from "postrider";
+import { type Consumer, constant } from "postrider";
 import { memory } from "postrider/memory";
 import { createFakeRuntime } from "postrider/testing";
 import { describe, it } from "vitest";
-import { type TestBus, openBus, settle, until } from "../support/bus.ts";
+import { openBus, settle, until } from "../support/bus.ts";
+import { group, held, keyed, leftOver, never, numbers, topic } from "../support/consuming.ts";
 import { messagingErrorOf } from "../support/errors.ts";
 import { failing, fatalError, holding } from "../support/faults.ts";
-
-const topic = defineTopic<number>("t");
-const keyed = defineTopic<number>("t", { key: (n) => `k${n % 3}`, partitions: 1 });
-const group = "g";
-const never = (): Promise<never> => new Promise(() => undefined);
-const numbers = (count: number): number[] => Array.from({ length: count }, (_, i) => i);
-
-/** Consumes with handlers that run until they are told to end. */
-async function held(world: TestBus, options: Partial<ConsumeOptions<number, unknown, false>> = {}) {
-  const running = new Map<number, () => void>();
-  const started: number[] = [];
-  const consumer = await world.bus.consume(topic, { group, ...options }, (n) => {
-    started.push(n);
-    return new Promise<void>((resolve) => running.set(n, resolve));
-  });
-  const end = (n: number): void => running.get(n)?.();
-  return { consumer, started, end, endAll: () => running.forEach((finish) => finish()) };
-}
-
-/** What another consumer of the group finds. */
-async function leftOver(name: string): Promise<{ payloads: number[]; attempts: number[] }> {
-  const world = openBus({ adapter: memory({ name }) });
-  const found = { payloads: [] as number[], attempts: [] as number[] };
-  await world.bus.consume(topic, { group, concurrency: 1 }, (n, { attempt }) => {
-    found.payloads.push(n);
-    found.attempts.push(attempt);
-  });
-  await world.runtime.advance(100);
-  return found;
-}
 
 describe("prefetch", () => {
   it("is what is taken from the broker and not yet settled, and never more", async () => {

@@ -4,31 +4,7 @@ import { describe, it } from "vitest";
 import { type TestBus, openBus, settle, until } from "../support/bus.ts";
 import { messagingErrorOf } from "../support/errors.ts";
 import { brokerError, holding } from "../support/faults.ts";
-
-const topic = defineTopic<number>("t");
-
-/** Payloads that reached the broker, in the order it stored them. */
-async function stored(world: TestBus): Promise<unknown[]> {
-  const payloads: unknown[] = [];
-  const consumer = await world.bus.consume(
-    topic,
-    { group: "check", prefetch: 1_000, concurrency: 1 },
-    (payload) => {
-      payloads.push(payload);
-    },
-  );
-  await settle(world.runtime);
-  await world.runtime.advance(10);
-  await consumer.close();
-  return payloads;
-}
-
-/** The same broker, healed. */
-function clean({ adapter }: TestBus): object {
-  adapter.faults.before = undefined;
-  adapter.faults.after = undefined;
-  return {};
-}
+import { clean, stored, topic } from "../support/publishing.ts";
 
 describe("publishAll", () => {
   it("gives one result per payload, in order, each with its own id", async () => {

@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
-import { PublishError, TransportError, defineTopic } from "postrider";
+import { PublishError, TransportError } from "postrider";
 import { memory } from "postrider/memory";
 import { describe, it } from "vitest";
 import { type TestBus, openBus, settle } from "../support/bus.ts";
 import { errorOf } from "../support/errors.ts";
 import { brokerError, failing, fatalError, holding, unanswered } from "../support/faults.ts";
-
-const topic = defineTopic<number>("t");
+import { clean, stored, topic } from "../support/publishing.ts";
 
 /** What `publish` rejects with, while the clock advances as far as needed. */
 async function publishError({ bus, runtime }: TestBus, ms: number, options = {}): Promise<PublishError> {
@@ -16,29 +15,6 @@ async function publishError({ bus, runtime }: TestBus, ms: number, options = {})
   const error = await failed;
   assert.ok(error instanceof PublishError, String(error));
   return error;
-}
-
-/** Payloads that reached the broker, in the order it stored them. */
-async function stored(world: TestBus): Promise<unknown[]> {
-  const payloads: unknown[] = [];
-  const consumer = await world.bus.consume(
-    topic,
-    { group: "check", prefetch: 1_000, concurrency: 1 },
-    (payload) => {
-      payloads.push(payload);
-    },
-  );
-  await settle(world.runtime);
-  await world.runtime.advance(10);
-  await consumer.close();
-  return payloads;
-}
-
-/** The same broker, healed. */
-function clean({ adapter }: TestBus): object {
-  adapter.faults.before = undefined;
-  adapter.faults.after = undefined;
-  return {};
 }
 
 describe("publish", () => {
