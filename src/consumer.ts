@@ -86,7 +86,8 @@ class RunningConsumer implements Consumer {
   #subscription: Subscription | undefined;
   /** While paused: what lets the waiting deliveries start. */
   #paused: PromiseWithResolvers<void> | undefined;
-  #stopLeases: Cancel = () => undefined;
+  /** By what each of them extends. */
+  readonly #leaseTimers = new Map<() => Promise<void>, Cancel>();
   #whenEmpty: () => void = () => undefined;
   #closed: Promise<void> | undefined;
 
@@ -116,7 +117,8 @@ class RunningConsumer implements Consumer {
     this.#settle.resolve(
       createSettle({ runtime, subscription, topic: spec.topic, maxDelayMs, once, emit, leaving }),
     );
-    this.#scheduleLeases(subscription);
+    this.#keepExtending(() => this.#extendDeliveries(subscription));
+    this.#keepExtending(() => this.#extendClaims());
   }
 
   pause(): void {
@@ -220,24 +222,28 @@ class RunningConsumer implements Consumer {
     this.#context.dispatch.emit({ type: "settleFailed", error: failure, delayMs, ...infoOf(work) });
   }
 
-  #scheduleLeases(subscription: Subscription): void {
+  /**
+   * At the broker and in the inbox, each by itself: one that does not answer must not let the other run out. What one of them
+   * no longer grants is not ours to handle.
+   */
+  #keepExtending(extend: () => Promise<void>): void {
     const { runtime, spec } = this.#context;
-    const extend = (): void =>
-      void this.#extendLeases(subscription).finally(() => {
-        if (this.#closed === undefined || this.#unsettled.size > 0) this.#scheduleLeases(subscription);
-      });
+    const again = (): void => {
+      if (this.#closed === undefined || this.#unsettled.size > 0) this.#keepExtending(extend);
+    };
     // Not unreferenced: a consumer keeps its process alive, on an embedded broker too.
-    this.#stopLeases = runtime.setTimer(spec.leaseMs / 3, extend);
+    this.#leaseTimers.set(
+      extend,
+      runtime.setTimer(spec.leaseMs / 3, () => void extend().finally(again)),
+    );
   }
 
-  /** At the broker and in the inbox; what one of them no longer grants is not ours to handle. */
-  async #extendLeases(subscription: Subscription): Promise<void> {
-    const works = [...this.#unsettled.values()].filter((work) => work.state !== "ended");
-    const ours = works.filter((work) => !work.lost);
-    await Promise.all([this.#extendDeliveries(subscription, ours), this.#extendClaims(works)]);
+  #running(): readonly Work[] {
+    return [...this.#unsettled.values()].filter((work) => work.state !== "ended");
   }
 
-  async #extendDeliveries(subscription: Subscription, works: readonly Work[]): Promise<void> {
+  async #extendDeliveries(subscription: Subscription): Promise<void> {
+    const works = this.#running().filter((work) => !work.lost);
     if (works.length === 0) return;
     const raws = works.map((work) => work.raw);
     try {
@@ -250,7 +256,8 @@ class RunningConsumer implements Consumer {
     }
   }
 
-  async #extendClaims(works: readonly Work[]): Promise<void> {
+  async #extendClaims(): Promise<void> {
+    const works = this.#running();
     if (works.length === 0) return;
     try {
       const lost = new Set(await this.#context.dispatch.once.extend(works.map((work) => work.inboxKey)));
@@ -273,7 +280,7 @@ class RunningConsumer implements Consumer {
       await this.#subscription?.stop();
     } finally {
       await this.#drain(timeoutMs);
-      this.#stopLeases();
+      for (const cancel of this.#leaseTimers.values()) cancel();
       try {
         await this.#subscription?.close();
       } finally {

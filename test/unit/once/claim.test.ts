@@ -4,6 +4,7 @@ import { constant } from "postrider";
 import { memory } from "postrider/memory";
 import { describe, it } from "vitest";
 import { openBus, until } from "../support/bus.ts";
+import { failing, holding } from "../support/faults.ts";
 import { openStore, storeDown } from "../support/store.ts";
 import { busOn, ended, freshName, group, inbox, lease, topic } from "./world.ts";
 
@@ -23,6 +24,42 @@ describe("a claim", () => {
     assert.ok((row?.lease_until ?? 0) > world.runtime.now(), "the claim ran out under a running handler");
     finish.resolve();
     await ended(world, 1);
+  });
+
+  it("is extended although the broker does not answer about the lease of the delivery", async () => {
+    const database = await openStore();
+    const world = busOn(database);
+    const held = holding(world.adapter.faults, "extend");
+    let runs = 0;
+    await world.bus.consume(topic, lease, () => {
+      runs += 1;
+      return new Promise<never>(() => undefined);
+    });
+    await world.bus.publish(topic, "one", { id: "1" });
+    await until(world.runtime, () => inbox(database).length === 1);
+
+    for (let i = 0; i < 12; i += 1) await world.runtime.advance(10_000);
+
+    const [row] = database.rows("SELECT lease_until FROM postrider_inbox") as { lease_until: number }[];
+    assert.ok((row?.lease_until ?? 0) > world.runtime.now(), "the claim ran out beside a broker that hangs");
+    assert.equal(runs, 1);
+    held.letGo();
+  });
+
+  it("that cannot be extended, because the store does not answer, leaves the delivery ours", async () => {
+    const database = await openStore();
+    const world = busOn(database);
+    const { promise, resolve } = Promise.withResolvers<undefined>();
+    database.faults.before = (operation) => (operation === "inbox.extend" ? promise : undefined);
+    const asked = failing(world.adapter.faults, "extend", 0);
+    await world.bus.consume(topic, lease, () => new Promise<never>(() => undefined));
+    await world.bus.publish(topic, "one", { id: "1" });
+    await until(world.runtime, () => inbox(database).length === 1);
+
+    await world.runtime.advance(120_000);
+
+    assert.ok(asked.calls >= 10, `the broker was asked ${asked.calls} times in twelve thirds of the lease`);
+    resolve(undefined);
   });
 
   it("is extended, and the handler goes on, also when the broker has taken the delivery back", async () => {
